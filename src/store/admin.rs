@@ -1,4 +1,4 @@
-//! What whoever keeps the house asks of a store: who uses it, and what has lain idle too long.
+//! Store operations for operators: users and inactive sessions, whatever their owner.
 
 use super::DeletionResult;
 use crate::domain::page::Pagination;
@@ -6,39 +6,36 @@ use crate::domain::{SessionId, Timestamp, UserId};
 use crate::error::Result;
 use async_trait::async_trait;
 
-/// A user who owns sessions.
+/// Session statistics of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserStats {
-    /// The user.
     pub user: UserId,
-    /// How many sessions they own.
+    /// Sessions that the user owns.
     pub sessions: u64,
-    /// How many messages are in these.
+    /// Messages in these sessions.
     pub messages: u64,
-    /// When something was last said in one, or one was created.
+    /// Time of the latest message, or of the creation of a session without messages.
     pub last_active_at: Timestamp,
 }
 
-/// A page of users, in the order of their names.
+/// A page of users, sorted by user id.
 #[derive(Debug)]
 pub struct UserStatsPage {
-    /// The users.
     pub users: Vec<UserStats>,
-    /// How many there are in all.
     pub pagination: Pagination,
 }
 
-/// House-keeping, whoever's things it touches.
+/// Maintenance across all users.
 #[async_trait]
 pub trait AdminStore: Send + Sync {
-    /// The users who own sessions, page by page from 1.
+    /// Lists the users who own sessions; pages are counted from 1.
     async fn list_user_stats(&self, page: u32, limit: u32) -> Result<UserStatsPage>;
 
-    /// Sessions without activity since a time, some of them, in no order.
-    async fn list_inactive_sessions(&self, since: Timestamp, most: u32) -> Result<Vec<SessionId>>;
+    /// Lists up to `limit` sessions without activity since a time, in no particular order.
+    async fn list_inactive_sessions(&self, since: Timestamp, limit: u32) -> Result<Vec<SessionId>>;
 
-    /// Deletes a session with all its messages if it still has had no activity since a time and no
-    /// reply is running in it: one step. `None` if that is not so, or it is gone.
+    /// In one transaction: deletes a session with all its messages if it has had no activity since
+    /// a time and no reply is running in it. `None` if that is not so, or if it is gone.
     async fn delete_if_inactive(
         &self,
         id: &SessionId,

@@ -1,24 +1,23 @@
-//! What is asked of a store about embeddings: vectors of what messages mean.
+//! Store operations on embeddings of messages.
 
 use crate::domain::{MessageId, SessionId};
 use crate::error::Result;
 use async_trait::async_trait;
 
-/// The vectors of a message's passages, in their order, each as many bytes as the others.
+/// Vectors of a message's passages, in order and all of the same length in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MessageEmbedding {
-    /// The message.
     pub message_id: MessageId,
-    /// All of them, one behind the other.
+    /// The vectors, concatenated.
     pub vectors: Vec<u8>,
 }
 
-/// Embeddings: made beside the turns, a batch at a time. They can be made anew, so they do not move
-/// from store to store and are not exported.
+/// Embeddings: computed in the background, in batches. They can be computed again, so they are
+/// neither migrated nor exported.
 #[async_trait]
 pub trait EmbeddingStore: Send + Sync {
-    /// Those of these messages that a model has made, in no order; of a session that does not exist,
-    /// none.
+    /// Loads the embeddings of these messages that a model has produced, in no particular order.
+    /// Empty if the session does not exist.
     async fn load_embeddings(
         &self,
         session: &SessionId,
@@ -26,8 +25,8 @@ pub trait EmbeddingStore: Send + Sync {
         messages: &[MessageId],
     ) -> Result<Vec<MessageEmbedding>>;
 
-    /// Keeps what a model has made; what is there of these messages makes way. Messages that are
-    /// gone are passed over.
+    /// Saves embeddings produced by a model and replaces existing ones. Skips
+    /// messages that are gone.
     async fn save_embeddings(
         &self,
         session: &SessionId,

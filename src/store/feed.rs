@@ -1,43 +1,44 @@
-//! What is asked of a store that several instances share, so that each hears what the others do.
+//! Operations of a shared store that distribute events between instances.
 //!
-//! A store that only one process can open keeps the answers given here.
+//! The default implementations are for stores that only one process can open.
 
 use crate::error::Result;
 use async_trait::async_trait;
 use std::collections::HashMap;
 
-/// What happened at an instance, a few events at a time.
+/// A few events of one instance, published together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventBundle {
-    /// The life of the instance.
+    /// Start of the instance, as in [`LeaseHolder`](super::LeaseHolder).
     pub boot: String,
-    /// Its place among what this life told, from 0 without a gap.
+    /// Position among the bundles of this boot, from 0 without gaps.
     pub number: u32,
-    /// The events, as whoever told them wrote them.
+    /// Events in the encoding of their publisher.
     pub events: String,
 }
 
-/// Of each life, the number of what was heard last.
+/// Number of the last bundle that was read, for each boot.
 pub type FeedPosition = HashMap<String, u32>;
 
-/// The feed between instances. What was told can be heard for some minutes.
+/// The event feed between instances. Events remain readable for some minutes.
 #[async_trait]
 pub trait FeedStore: Send + Sync {
-    /// Tells the others. Told twice under one number is told once.
-    async fn publish_events(&self, _told: &EventBundle) -> Result<()> {
+    /// Publishes a bundle. Publishing the same number again has no effect.
+    async fn publish_events(&self, _bundle: &EventBundle) -> Result<()> {
         Ok(())
     }
 
-    /// Where the feed ends now.
+    /// Returns the current end of the feed.
     async fn feed_position(&self) -> Result<FeedPosition> {
         Ok(FeedPosition::new())
     }
 
-    /// What others than `own` told since, that of each life in its order; not too much at once.
+    /// Returns bundles of other boots after a position, in order within each boot, a limited
+    /// number per call.
     async fn read_events_after(
         &self,
-        _heard: &FeedPosition,
-        _own: &str,
+        _position: &FeedPosition,
+        _own_boot: &str,
     ) -> Result<Vec<EventBundle>> {
         Ok(Vec::new())
     }

@@ -1,70 +1,66 @@
-//! What is asked of a store about the usage ledger: a line for each turn and for each call of a model
-//! beside one, and what of quotas is spent.
+//! Store operations on the usage ledger: one entry per turn and per background call, and the totals
+//! that quotas are checked against.
 
 use crate::domain::quota::{Quota, QuotaPeriod, QuotaScope, QuotaUnit, UsagePayer, quota_key};
 use crate::domain::{CallKind, ProjectId, SessionId, Status, Timestamp, TurnId, Usage, UserId};
 use crate::error::Result;
 use async_trait::async_trait;
 
-/// What a turn, or a call beside one, used, as it is kept.
+/// Usage of one turn or background call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerEntry {
-    /// The turn; a call beside one has an id of its own. It is booked once.
+    /// Id of the turn, or a new id for a background call. There is at most one entry per id.
     pub turn_id: TurnId,
-    /// What the model was called for.
+    /// Purpose of the model call.
     pub kind: CallKind,
-    /// Its session, which may be gone.
+    /// The session may be gone.
     pub session_id: SessionId,
-    /// Whose session that is.
+    /// Owner of the session.
     pub owner: UserId,
-    /// What the session belongs to.
     pub project_id: Option<ProjectId>,
-    /// Who asked.
+    /// User and API key that are charged.
     pub payer: UsagePayer,
-    /// The model that answered, where that is known.
+    /// Model that answered, if known.
     pub model: Option<String>,
-    /// How it ended.
+    /// How the reply ended.
     pub status: Status,
-    /// Its tokens.
     pub usage: Usage,
-    /// What it cost, in billionths of the unit that prices are in; `None` without a price.
+    /// Cost in billionths of the pricing currency; `None` without a price.
     pub cost: Option<i64>,
-    /// When it ended.
     pub ended_at: Timestamp,
 }
 
 impl LedgerEntry {
-    /// What it is counted in.
+    /// Keys of all totals that this entry counts toward.
     pub(crate) fn quota_keys(&self) -> Vec<String> {
-        let purse = |of| quota_key(of, &self.payer, &self.owner, self.project_id.as_ref());
+        let key = |scope| quota_key(scope, &self.payer, &self.owner, self.project_id.as_ref());
         [QuotaScope::User, QuotaScope::Key, QuotaScope::Project]
             .into_iter()
-            .filter_map(purse)
+            .filter_map(key)
             .collect()
     }
 
-    /// Tokens of the prompt and of the reply.
+    /// Tokens of prompt and reply.
     pub(crate) fn total_tokens(&self) -> i64 {
         to_i64(self.usage.prompt_tokens.saturating_add(self.usage.completion_tokens))
     }
 }
 
-/// A number as databases count.
+/// Converts a count to the signed integers of databases, saturating.
 pub(crate) fn to_i64(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// What is spent.
+/// Usage counted under one quota key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UsageTotal {
-    /// Tokens.
     pub tokens: i64,
-    /// Money, in billionths.
+    /// In billionths of the pricing currency.
     pub cost: i64,
 }
 
 impl UsageTotal {
-    /// Whether nothing is left of a quota.
+    /// Whether this total has reached the limit of a quota.
     pub fn is_exhausted(self, quota: &Quota) -> bool {
         match quota.unit {
             QuotaUnit::Tokens => self.tokens >= quota.limit,
@@ -73,87 +69,78 @@ impl UsageTotal {
     }
 }
 
-/// What usage is put together by.
+/// Grouping of a usage report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GroupBy {
-    /// The day, in UTC.
+    /// Day in UTC.
     Day,
-    /// The model.
     Model,
-    /// The project.
     Project,
-    /// The session.
     Session,
-    /// Who asked.
     User,
-    /// Nothing: all in one.
+    /// One group of everything.
     All,
 }
 
-/// Which usage.
 #[derive(Debug, Clone)]
 pub struct UsageQuery {
-    /// Whose; everybody's if nobody is named.
+    /// `None` for all users.
     pub user: Option<UserId>,
-    /// From then on …
+    /// Inclusive.
     pub from: Timestamp,
-    /// … and before then.
+    /// Exclusive.
     pub to: Timestamp,
-    /// Put together by what.
     pub group_by: GroupBy,
-    /// The most lines: of days the first ones, else those with most tokens.
+    /// Maximum number of groups: the earliest days, otherwise the groups with the most tokens.
     pub limit: u32,
 }
 
-/// Usage put together.
+/// One group of a usage report.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UsageGroup {
-    /// The day as `2026-01-31`, the model, an id; empty where there is none.
+    /// Day as `2026-01-31`, model name or id; empty for entries without one.
     pub key: String,
-    /// Turns.
     pub turns: u64,
-    /// Those of them whose tokens we have counted, because the provider did not.
+    /// Turns whose tokens were estimated because the provider reported none.
     pub estimated_turns: u64,
-    /// Calls beside the turns, whose tokens and money are in the sums, too.
+    /// Background calls. Their tokens and cost are part of the sums.
     pub background_calls: u64,
-    /// Tokens of prompts …
     pub prompt_tokens: u64,
-    /// … those of them that were cached …
+    /// Part of `prompt_tokens`.
     pub cached_tokens: u64,
-    /// … of replies …
     pub completion_tokens: u64,
-    /// … and those of them that were reasoning.
+    /// Part of `completion_tokens`.
     pub reasoning_tokens: u64,
-    /// Money, in billionths; `None` if nothing had a price.
+    /// In billionths of the pricing currency; `None` if nothing had a price.
     pub cost: Option<i64>,
 }
 
-/// The usage ledger. The line of a turn is written by the step that ends it.
+/// The usage ledger. The entry of a turn is usually written by the transaction that finishes it.
 #[async_trait]
 pub trait LedgerStore: Send + Sync {
-    /// Books what ended without such a step: a turn whose session is gone, or a call beside one. What
-    /// is booked is not booked again.
+    /// Records usage outside of that transaction: of a turn whose session is gone, or of a
+    /// background call. An id that is already recorded is ignored.
     async fn record_usage(&self, entry: LedgerEntry) -> Result<()>;
 
-    /// What has been spent of a purse from a day on, counted from 1970-01-01.
-    async fn usage_total(&self, purse: &str, since_day: i64) -> Result<UsageTotal>;
+    /// Usage counted under a quota key since a day, counted from 1970-01-01.
+    async fn usage_total(&self, quota_key: &str, since_day: i64) -> Result<UsageTotal>;
 
-    /// Usage put together. What a turn has used may take a moment to show.
+    /// Aggregates usage. Turns that have just ended may take a moment to appear.
     async fn query_usage(&self, query: UsageQuery) -> Result<Vec<UsageGroup>>;
 
-    /// Forgets the lines of a user's turns and calls; what is spent stays spent. How many. Those that
-    /// began before `now_on`, by their ids, and are booked later leave no lines either.
-    async fn delete_usage(&self, user: &UserId, now_on: &TurnId) -> Result<u64>;
+    /// Deletes the ledger entries of a user; the totals remain. Returns the number of entries.
+    /// Turns and calls with ids lower than `before` leave no entry if they are recorded later.
+    async fn delete_usage(&self, user: &UserId, before: &TurnId) -> Result<u64>;
 
-    /// Lines behind a turn, by the ids of turns: at most so many.
+    /// Lists entries with ids greater than `after`, in the order of ids.
     async fn list_ledger_entries(
         &self,
-        behind: Option<&TurnId>,
-        most: u32,
+        after: Option<&TurnId>,
+        limit: u32,
     ) -> Result<Vec<LedgerEntry>>;
 }
 
-/// The first day that counts for a quota, and its purse if the turn has one.
+/// The quota key and the first counted day of a quota; `None` if the quota does not apply.
 pub(crate) fn quota_window(
     quota: &Quota,
     payer: &UsagePayer,

@@ -1,4 +1,4 @@
-//! What is asked of a store about messages.
+//! Store operations on messages.
 
 use crate::domain::message::{FinishReason, MessageBody, MessageError, MessageParts};
 use crate::domain::page::{MessageSlice, MessageView};
@@ -9,185 +9,166 @@ use crate::error::Result;
 use async_trait::async_trait;
 use serde::Serialize;
 
-/// A message to store.
 #[derive(Debug, Clone, Serialize)]
 pub struct NewMessage {
-    /// Its id.
     pub id: MessageId,
-    /// The name its sender's client gave it.
+    /// Id that the sender's client gave the message.
     pub client_message_id: Option<MessageId>,
-    /// Who speaks.
     pub role: Role,
-    /// Who sent it.
     pub sender_id: UserId,
-    /// What it says.
     pub body: MessageBody,
-    /// Its size in tokens of o200k_base.
+    /// Size of the text and its attachments in o200k_base tokens.
     pub tokens: u32,
-    /// When it was written.
     pub created_at: Timestamp,
-    /// What only replies have.
+    /// Fields that only replies have; the default for other messages.
     pub reply: ReplyFields,
 }
 
-/// What a reply has beside its text.
+/// Fields of a reply besides its text.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct ReplyFields {
-    /// How it ended.
+    /// How the reply ended.
     pub status: Status,
-    /// The model that wrote it.
     pub model: Option<String>,
-    /// Why the model stopped.
     pub finish_reason: Option<FinishReason>,
-    /// Why it failed.
+    /// Why the reply failed.
     pub error: Option<MessageError>,
-    /// What it cost.
     pub usage: Option<Usage>,
 }
 
-/// Under which message a new one stands.
+/// The position of a new message in the tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MessageParent {
-    /// The session's head; a root if the session is empty.
+    /// Below the session's head; a root if the session is empty.
     Head,
-    /// None: it begins a path of its own.
+    /// A root, which starts a path of its own.
     Root,
-    /// This one.
     Message(MessageId),
 }
 
-/// A repeated request is known by this, for 24 hours at the most.
+/// Identifies retries of a request, for at most 24 hours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey {
-    /// The route it was sent to.
+    /// Route of the request. Keys of different routes never match.
     pub route: &'static str,
-    /// The client's key.
+    /// Key sent by the client, or derived from the request body.
     pub key: String,
-    /// What the body said; the same key with another is refused.
+    /// Hash of the request body. The same key with another body is rejected.
     pub fingerprint: String,
-    /// When a request with this key is one that came before.
+    /// How far back a request with this key counts as the same one.
     pub retry_window: RetryWindow,
 }
 
-/// When a request with a known key is a repeat.
+/// How old an earlier request with the same key may be for this one to be its retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RetryWindow {
-    /// Always: the client made the key for one request.
+    /// 24 hours: the client generated the key for this one request.
     #[default]
     Full,
-    /// Not this time: the key says no more than what the request says, and it is sent for the first
-    /// time. Those that follow may repeat it.
+    /// No earlier request counts: the key is derived from the body, and the client says that this
+    /// is its first attempt. Later requests may be retries of this one.
     Disabled,
-    /// If it came within two minutes: its client's library says that it sends it again.
+    /// Two minutes: the client library says that it is retrying.
     Short,
 }
 
-/// A message to store without a model.
+/// A message to store without asking a model.
 #[derive(Debug, Clone)]
 pub struct PostMessage {
-    /// The session.
     pub session_id: SessionId,
-    /// The message.
     pub message: NewMessage,
-    /// Where it stands.
     pub parent: MessageParent,
-    /// How a repetition is known, beside the client's message id.
+    /// Recognizes retries, in addition to the client message id.
     pub idempotency_key: Option<IdempotencyKey>,
-    /// The time.
     pub now: Timestamp,
 }
 
-/// Which messages to read.
 #[derive(Debug, Clone)]
 pub struct MessageQuery {
-    /// Of the active path, or all.
+    /// The active path, or all branches.
     pub view: MessageView,
-    /// Which page.
     pub slice: MessageSlice,
-    /// Most messages.
     pub limit: u32,
 }
 
 /// A page of messages, oldest first.
 #[derive(Debug)]
 pub struct MessagePage {
-    /// The messages.
     pub messages: Vec<Message>,
-    /// Whether there are more in the direction of reading.
+    /// Whether more messages follow in the direction of reading.
     pub has_more: bool,
 }
 
-/// Where the reading of a path's tail ends.
+/// Limits on the history that is read for a prompt.
 #[derive(Debug, Clone, Copy)]
 pub struct HistoryLimits {
-    /// Most messages.
     pub max_messages: u32,
-    /// Most tokens; the message that would exceed them ends the reading.
+    /// Reading stops at the message that would exceed this.
     pub max_tokens: u32,
-    /// Tokens that each message takes beside its text.
+    /// Tokens added for each message on top of its text.
     pub token_overhead: u32,
-    /// Most bytes of parts in all: those of a message that would exceed them are left out. 0 where
-    /// nobody looks at parts.
+    /// Total bytes of parts to read: a message whose parts would exceed the rest comes without
+    /// them. 0 for callers that ignore parts.
     pub max_part_bytes: usize,
 }
 
-/// A message as memory needs it.
+/// A message with the fields that memory needs.
 #[derive(Debug, Clone)]
 pub struct HistoryMessage {
-    /// Its id.
     pub id: MessageId,
-    /// Who speaks.
     pub role: Role,
-    /// Who sent it.
     pub sender_id: UserId,
-    /// Its text.
     pub content: String,
-    /// Its size in tokens of o200k_base.
+    /// Size in o200k_base tokens.
     pub tokens: u32,
-    /// Tokens of the path up to it, itself and what each message takes beside its text
-    /// ([`MESSAGE_TOKEN_OVERHEAD`](crate::domain::message::MESSAGE_TOKEN_OVERHEAD)) included. The same for every reader,
-    /// so that all of them can cut a path at the same places.
+    /// Tokens of the path up to and including this message, each with its overhead
+    /// ([`MESSAGE_TOKEN_OVERHEAD`](crate::domain::message::MESSAGE_TOKEN_OVERHEAD)). The same for
+    /// every reader, so that all instances cut a path at the same places.
     pub path_tokens: u64,
-    /// Its parts, if there was room for them; those of a reply only if it ended with function calls.
+    /// Parts that fit the limits. A reply has them only if it ended with function calls.
     pub parts: MessageParts,
-    /// When it was written.
     pub created_at: Timestamp,
-    /// The message before it; the path begins with one that has none.
+    /// `None` for the root of the path.
     pub parent_id: Option<MessageId>,
 }
 
-/// Messages: posted and read.
+/// Posting and reading messages.
 #[async_trait]
 pub trait MessageStore: Send + Sync {
-    /// Stores one message, names the session, moves its counters and head. A repetition, known by
-    /// the client's message id or the idempotency key, gives the first result. Errors:
-    /// `session_not_found`, `forbidden`, `session_busy`, `session_closed`, `message_not_found` (the
-    /// parent), `idempotency_key_reused`.
-    async fn post_message(&self, who: &Principal, post: PostMessage) -> Result<(Message, Session)>;
+    /// Stores one message, names the session after it if it has no title yet, and updates counters
+    /// and head. A retry, recognized by the client message id or the idempotency key, returns the
+    /// first result. Errors: `session_not_found`, `forbidden`, `session_busy`, `session_closed`,
+    /// `message_not_found` (the parent), `idempotency_key_reused`.
+    async fn post_message(
+        &self,
+        principal: &Principal,
+        post: PostMessage,
+    ) -> Result<(Message, Session)>;
 
-    /// One message. Errors: `session_not_found`, `message_not_found`.
+    /// Returns one message. Errors: `session_not_found`, `message_not_found`.
     async fn get_message(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         id: &MessageId,
     ) -> Result<Message>;
 
-    /// A page of messages. Errors: `session_not_found`, `message_not_found` (the one it starts at).
+    /// Returns a page of messages. Errors: `session_not_found`, `message_not_found` (the message at
+    /// which the page starts).
     async fn list_messages(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         query: MessageQuery,
     ) -> Result<MessagePage>;
 
-    /// The path that ends with the message `last`, newest first, as far as the bounds allow,
-    /// without messages that have neither text nor, for this reader, parts. Its cost depends on the
-    /// bounds, not on the session.
+    /// Reads the path that ends with `last`, newest first, up to the limits, without messages that
+    /// have neither text nor, for this caller, parts. The cost depends on the limits, not on the
+    /// length of the session. Errors: `session_not_found`, `message_not_found`.
     async fn recent_history(
         &self,
         session: &SessionId,
         last: &MessageId,
-        bounds: HistoryLimits,
+        limits: HistoryLimits,
     ) -> Result<Vec<HistoryMessage>>;
 }

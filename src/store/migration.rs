@@ -1,11 +1,13 @@
-//! Whole sessions exactly as they are kept: read out of one store, written into another.
+//! Migration of whole sessions from one store to another, exactly as they are stored.
 //!
-//! `echoic migrate` stands on this. Nothing is decided anew, unlike at an import: ids, numbers, the
-//! bounds of nodes, claims, waiting turns and remembered requests stay what they are. A claim moves
-//! with its turn's log, so whoever serves the new store first ends that turn as after a crash.
+//! This is the core of `echoic migrate`. Unlike an import it decides nothing: ids, numbers, node
+//! boundaries, claims, queued turns and recorded requests stay the same. A claim is migrated
+//! together with its turn's log, so the first instance that serves the new store ends that turn
+//! as after a crash.
 //!
-//! A session moves in pages of nodes, its own record last: what is half there is nobody's yet, and
-//! is thrown away when it is moved again. What was written is read back and compared.
+//! A session is copied in pages of nodes, its own record last. Until then no reader can see it,
+//! and a partial copy is deleted when the session is migrated again. Finally the copy is read
+//! back and compared.
 
 mod projects;
 
@@ -28,37 +30,37 @@ use tokio::time::sleep;
 
 /// A page of nodes ends once it holds this many bytes.
 pub(super) const MAX_PAGE_BYTES: u64 = 1 << 20;
-/// Lines of the ledger that are moved at once.
+/// Ledger entries per page.
 const LEDGER_PAGE_SIZE: u32 = 200;
-/// A session is tried again after this long, then after twice as long, up to …
+/// Delay before the first retry; it doubles with each further one.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(250);
-/// … this long: longer than another primary takes to come.
+/// There is no further retry after a delay of this length, which is longer than MongoDB takes to
+/// elect a new primary.
 const MAX_BACKOFF: Duration = Duration::from_secs(8);
 
 /// A session without its messages.
 #[derive(Debug, Serialize)]
 pub(crate) struct SessionDump {
-    /// Its fields, counters, head, read marks and claim.
+    /// Fields, counters, head, read marks and claim.
     pub(crate) row: SessionRow,
-    /// The turns that wait, the next one first.
+    /// In the order in which they will start.
     pub(crate) queued_turns: Vec<QueuedTurnDump>,
-    /// The log of the turn that holds the claim: whole batches, counted from 0.
+    /// Complete batches of the active turn's log, in order.
     pub(crate) log: Vec<Vec<u8>>,
-    /// The requests that led to something in it, by user, route and key.
+    /// Recorded requests with a result in this session, sorted by user, route and key.
     pub(crate) requests: Vec<RequestDump>,
-    /// Its responses, by their turns.
+    /// Sorted by turn id.
     pub(crate) responses: Vec<StoredResponse>,
 }
 
-/// A turn that waits.
 #[derive(Debug, Serialize)]
 pub(crate) struct QueuedTurnDump {
     pub(crate) id: TurnId,
-    /// As [`super::queued_turn`] writes it.
+    /// As serialized by [`super::queued_turn`].
     pub(crate) json: String,
 }
 
-/// A request that may be repeated.
+/// A request recorded under an idempotency key.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct RequestDump {
     pub(crate) user: UserId,
@@ -70,16 +72,15 @@ pub(crate) struct RequestDump {
     pub(crate) created_at: Timestamp,
 }
 
-/// A node with its messages.
 #[derive(Debug, Serialize)]
 pub(crate) struct NodeDump {
-    /// From 1, without a gap.
+    /// From 1, without gaps.
     pub(crate) number: u32,
-    /// What its first message follows.
+    /// Parent of the first message.
     pub(crate) prev: Option<MessageLocation>,
     pub(crate) first_seq: u32,
     pub(crate) last_seq: u32,
-    /// How many messages it counts, and how many bytes, by [`crate::domain::node`].
+    /// Number of messages; it and `bytes` are counted as in [`crate::domain::node`].
     pub(crate) count: u32,
     pub(crate) bytes: u64,
     pub(crate) created_at: Timestamp,
@@ -87,17 +88,16 @@ pub(crate) struct NodeDump {
     pub(crate) messages: Vec<MessageDump>,
 }
 
-/// A message in its node.
 #[derive(Debug, Serialize)]
 pub(crate) struct MessageDump {
     pub(crate) seq: u32,
     pub(crate) parent: Option<LocatedMessage>,
     pub(crate) message: NewMessage,
-    /// Tokens of the path up to it.
+    /// Tokens of the path up to this message.
     pub(crate) path_tokens: u64,
 }
 
-/// How much a store holds.
+/// Number of stored objects, by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct StoreTotals {
     pub(crate) keys: u64,
@@ -108,141 +108,145 @@ pub(crate) struct StoreTotals {
     pub(crate) nodes: u64,
 }
 
-/// A store whose sessions, and projects with them, can be read as they are kept.
+/// A store whose sessions and projects can be dumped exactly as they are stored.
 ///
-/// Two stores that keep the same session give equal values, whatever their databases make of it:
-/// that is how a move is verified.
+/// Two stores that hold the same session return equal dumps, whatever their tables or documents
+/// look like. The verification of a migration relies on this.
 #[async_trait]
 pub(crate) trait MigrationStore: ProjectStore + KeyStore + LedgerStore {
-    /// A session without its messages; of its requests those made after `since`.
+    /// Dumps a session without its messages; of its recorded requests, those made after `since`.
     async fn dump_session(&self, id: &SessionId, since: Timestamp) -> Result<Option<SessionDump>>;
 
-    /// A page of its nodes by number, beginning with the number `first`: at least one node if there
-    /// is one, and no further one once the page holds [`MAX_PAGE_BYTES`] bytes. Errors if what is stored
-    /// contradicts itself.
+    /// Dumps a page of nodes starting with the number `first`: at least one node if there is one,
+    /// and no further one once the page holds [`MAX_PAGE_BYTES`]. Errors if the stored nodes
+    /// contradict each other.
     async fn dump_nodes(&self, session: &SessionRow, first: u32) -> Result<Vec<NodeDump>>;
 
-    /// Where it is, without secrets.
+    /// Location of the store, without credentials.
     fn describe_location(&self) -> String;
 
-    /// Lets go of it.
+    /// Releases the store.
     async fn disconnect(&self);
 }
 
-/// A store that is left. Nobody else writes into it as long as it is open.
+/// The store to migrate from. No other process writes to it while it is open.
 #[async_trait]
 pub(crate) trait MigrationSource: MigrationStore {
-    /// What it holds, counted where it lies.
+    /// Counts all stored objects.
     async fn count_totals(&self) -> Result<StoreTotals>;
 
-    /// The ids behind this one in their order, at most so many.
+    /// Lists up to `limit` ids after `after`, in order.
     async fn list_session_ids(
         &self,
-        behind: Option<&SessionId>,
-        most: u32,
+        after: Option<&SessionId>,
+        limit: u32,
     ) -> Result<Vec<SessionId>>;
 
-    /// The ids of all projects.
+    /// Lists the ids of all projects.
     async fn list_project_ids(&self) -> Result<Vec<ProjectId>>;
 }
 
-/// A store that is moved into.
+/// The store to migrate to.
 #[async_trait]
 pub(crate) trait MigrationTarget: MigrationStore {
-    /// Throws away what an earlier move has left of a session that is not there.
+    /// Deletes what an interrupted migration left of a session that does not exist yet.
     async fn clear_partial_session(&self, id: &SessionId) -> Result<()>;
 
-    /// Adds nodes of a session that is not there yet; nobody sees them. Errors: `payload_too_large`
-    /// if this database cannot hold one of them.
+    /// Inserts nodes of a session that does not exist yet, where no reader can see them. Errors:
+    /// `payload_too_large` if the database cannot hold one of them.
     async fn insert_nodes(&self, id: &SessionId, nodes: &[NodeDump]) -> Result<()>;
 
-    /// Adds the session, whose nodes are all there. It is visible from here on, whole. Errors:
-    /// `id_conflict` if it is there by now.
+    /// Inserts the session, whose nodes are already stored, and thereby makes it visible. Errors:
+    /// `id_conflict` if it exists by now.
     async fn insert_session(&self, session: &SessionDump) -> Result<()>;
 
-    /// Adds a project that is not there, with the contents of its files: all of it or nothing.
+    /// Inserts a new project with the contents of its files, completely or not at all.
     async fn insert_project(&self, project: &Project, files: &[NewFile]) -> Result<()>;
 }
 
-/// Moves a key of the API, unless one of its id is there. Whether the same one is there now: when it
-/// was last used does not count.
+/// Migrates an API key unless its id is in use. Returns whether the target now has the same key,
+/// apart from the time of its last use.
 pub(crate) async fn migrate_key(to: &dyn MigrationTarget, stored: &StoredKey) -> Result<bool> {
     let id = &stored.key.id;
     with_retry(|| async {
         if to.find_key(id).await?.is_none() {
             to.add_key(stored.clone()).await?;
         }
-        let there = to.find_key(id).await?;
-        Ok(there.is_some_and(|there| {
-            let (mut there, mut stored) = (there, stored.clone());
-            (there.key.last_used_at, stored.key.last_used_at) = (None, None);
-            there == stored
+        let present = to.find_key(id).await?;
+        Ok(present.is_some_and(|present| {
+            let mut present = present;
+            let mut stored = stored.clone();
+            // The key may have been used on either side since it was copied.
+            (present.key.last_used_at, stored.key.last_used_at) = (None, None);
+            present == stored
         }))
     })
     .await
 }
 
-/// Moves the lines of turns in the ledger, those that follow `behind` at the source: some of them, none
-/// if all are moved. What of them is there now as it was.
+/// Migrates a page of ledger entries that follow `after`; empty once all are migrated. Returns each
+/// entry and whether the target holds it unchanged.
 pub(crate) async fn migrate_ledger(
     from: &dyn MigrationSource,
     to: &dyn MigrationTarget,
-    behind: Option<&TurnId>,
+    after: Option<&TurnId>,
 ) -> Result<Vec<(LedgerEntry, bool)>> {
     with_retry(|| async move {
-        let page = from.list_ledger_entries(behind, LEDGER_PAGE_SIZE).await?;
+        let page = from.list_ledger_entries(after, LEDGER_PAGE_SIZE).await?;
+        // Recording an entry again has no effect, so a page can be retried after a failure halfway.
         for entry in &page {
             to.record_usage(entry.clone()).await?;
         }
-        let mut there = Vec::new();
-        let mut at = behind.cloned();
-        // The other one may have lines in between.
-        while page.last().is_some_and(|last| at.as_ref() < Some(&last.turn_id)) {
-            let more = to.list_ledger_entries(at.as_ref(), LEDGER_PAGE_SIZE).await?;
+        let mut present = Vec::new();
+        let mut position = after.cloned();
+        // The target may have entries of its own between those of the page.
+        while page.last().is_some_and(|last| position.as_ref() < Some(&last.turn_id)) {
+            let more = to.list_ledger_entries(position.as_ref(), LEDGER_PAGE_SIZE).await?;
             let Some(last) = more.last() else { break };
-            at = Some(last.turn_id.clone());
-            there.extend(more);
+            position = Some(last.turn_id.clone());
+            present.extend(more);
         }
-        Ok(page.into_iter().map(|entry| (entry.clone(), there.contains(&entry))).collect())
+        Ok(page.into_iter().map(|entry| (entry.clone(), present.contains(&entry))).collect())
     })
     .await
 }
 
-/// What became of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SessionMigrationOutcome {
-    /// It is there now, and reads back as it was.
+    /// Copied, and equal when read back.
     Moved(StoreTotals),
-    /// It was there, and equal.
+    /// Present before, and equal.
     AlreadyPresent(StoreTotals),
-    /// What is there is not equal: it was used since, or came from elsewhere. It is left alone.
+    /// Present but different: it was used since, or has another origin. It is left alone.
     Differs,
-    /// It holds a message that the other database cannot hold. Nothing of it is there.
+    /// Contains a message that the target cannot hold. Nothing of it is stored.
     TooLarge,
 }
 
-/// Moves a session, unless it is there already; begins anew when a store fails for a moment.
-/// `passed` hears of messages as they are read, of each once.
+/// Migrates a session unless it is present. Starts over after a transient failure of a store.
+/// `on_progress` is called with numbers of messages as they are read, each message counted once.
 pub(crate) async fn migrate_session(
     from: &dyn MigrationSource,
     to: &dyn MigrationTarget,
     id: &SessionId,
     now: Timestamp,
-    passed: &(dyn Fn(u64) + Sync),
+    on_progress: &(dyn Fn(u64) + Sync),
 ) -> Result<SessionMigrationOutcome> {
-    let furthest = AtomicU64::new(0);
+    let reported = AtomicU64::new(0);
     with_retry(|| async {
-        let at = AtomicU64::new(0);
-        let passed_again = |messages| {
-            let at = at.fetch_add(messages, Ordering::Relaxed) + messages;
-            passed(at.saturating_sub(furthest.fetch_max(at, Ordering::Relaxed)));
+        let position = AtomicU64::new(0);
+        // A retry reads the same messages again: report only what exceeds the
+        // furthest point so far.
+        let report_progress = |messages| {
+            let position = position.fetch_add(messages, Ordering::Relaxed) + messages;
+            on_progress(position.saturating_sub(reported.fetch_max(position, Ordering::Relaxed)));
         };
-        try_migrate_session(from, to, id, now, &passed_again).await
+        try_migrate_session(from, to, id, now, &report_progress).await
     })
     .await
 }
 
-/// Does a piece of a move, and begins it anew when a store fails for a moment.
+/// Runs one step of a migration and retries it after transient failures of a store.
 async fn with_retry<T, F: Future<Output = Result<T>>>(attempt: impl Fn() -> F) -> Result<T> {
     let mut pause = INITIAL_BACKOFF;
     loop {
@@ -261,34 +265,38 @@ async fn try_migrate_session(
     to: &dyn MigrationTarget,
     id: &SessionId,
     now: Timestamp,
-    passed: &(dyn Fn(u64) + Sync),
+    on_progress: &(dyn Fn(u64) + Sync),
 ) -> Result<SessionMigrationOutcome> {
-    let since = rules::oldest_request(now);
+    let since = rules::oldest_valid_request(now);
     let session = from.dump_session(id, since).await?.ok_or_else(Error::session_not_found)?;
-    if let Some(there) = to.dump_session(id, since).await? {
-        let original = checksum_session(from, &session, passed).await?;
-        let is_equal = original == checksum_session(to, &there, &|_| ()).await?;
+    // Nothing is ever overwritten: a session that is present is only compared.
+    if let Some(present) = to.dump_session(id, since).await? {
+        let original = checksum_session(from, &session, on_progress).await?;
+        let is_equal = original == checksum_session(to, &present, &|_| ()).await?;
         return Ok(if is_equal {
             SessionMigrationOutcome::AlreadyPresent(original.totals)
         } else {
             SessionMigrationOutcome::Differs
         });
     }
-    let original = match copy_session(from, to, &session, passed).await {
+    let original = match copy_session(from, to, &session, on_progress).await {
         Ok(original) => original,
+        // A retry would not help: remove the partial copy and report the session.
         Err(error) if error.kind == ErrorKind::PayloadTooLarge => {
             to.clear_partial_session(id).await?;
             return Ok(SessionMigrationOutcome::TooLarge);
         }
+        // Another process created the session since the check above.
         Err(error) if error.kind == ErrorKind::IdConflict => {
             return Ok(SessionMigrationOutcome::Differs);
         }
         Err(error) => return Err(error),
     };
-    let Some(there) = to.dump_session(id, since).await? else {
+    // Read back what was stored, instead of trusting that the writes have succeeded.
+    let Some(present) = to.dump_session(id, since).await? else {
         return Ok(SessionMigrationOutcome::Differs);
     };
-    let is_equal = original == checksum_session(to, &there, &|_| ()).await?;
+    let is_equal = original == checksum_session(to, &present, &|_| ()).await?;
     Ok(if is_equal {
         SessionMigrationOutcome::Moved(original.totals)
     } else {
@@ -296,54 +304,55 @@ async fn try_migrate_session(
     })
 }
 
-/// Copies a session that is not there. What it came to at its origin.
+/// Copies a session that is not present. Returns the checksum of the original.
 async fn copy_session(
     from: &dyn MigrationSource,
     to: &dyn MigrationTarget,
     session: &SessionDump,
-    passed: &(dyn Fn(u64) + Sync),
+    on_progress: &(dyn Fn(u64) + Sync),
 ) -> Result<SessionChecksum> {
     let id = &session.row.session.id;
+    // Nodes of an interrupted migration would otherwise collide with the new ones.
     to.clear_partial_session(id).await?;
-    let mut summing = ChecksumBuilder::new(session)?;
+    let mut checksum = ChecksumBuilder::new(session)?;
     loop {
-        let page = from.dump_nodes(&session.row, summing.next_node()).await?;
+        let page = from.dump_nodes(&session.row, checksum.next_node()).await?;
         if page.is_empty() {
             break;
         }
-        passed(summing.add_page(&page)?);
+        on_progress(checksum.add_page(&page)?);
         to.insert_nodes(id, &page).await?;
     }
-    // Invariant: a session is visible only with all its nodes; its own record comes last.
+    // Invariant: a session becomes visible only with all its nodes, so its own record is last.
     to.insert_session(session).await?;
-    Ok(summing.finish())
+    Ok(checksum.finish())
 }
 
-/// What a session comes to where it is kept.
+/// Computes the checksum of a session as a store holds it.
 async fn checksum_session(
     store: &(impl MigrationStore + ?Sized),
     session: &SessionDump,
-    passed: &(dyn Fn(u64) + Sync),
+    on_progress: &(dyn Fn(u64) + Sync),
 ) -> Result<SessionChecksum> {
-    let mut summing = ChecksumBuilder::new(session)?;
+    let mut checksum = ChecksumBuilder::new(session)?;
     loop {
-        let page = store.dump_nodes(&session.row, summing.next_node()).await?;
+        let page = store.dump_nodes(&session.row, checksum.next_node()).await?;
         if page.is_empty() {
-            return Ok(summing.finish());
+            return Ok(checksum.finish());
         }
-        passed(summing.add_page(&page)?);
+        on_progress(checksum.add_page(&page)?);
     }
 }
 
-/// A whole session in short: equal sums are equal sessions.
+/// Digest of a whole session: equal checksums mean equal sessions.
 #[derive(PartialEq, Eq)]
 struct SessionChecksum {
     digest: [u8; 32],
     totals: StoreTotals,
 }
 
-/// A sum in the making. The canonical form of a session is the JSON of what is kept of it, so a
-/// field that is added there is compared, too.
+/// Incremental checksum. The canonical form of a session is the JSON of its dumps, so a field added
+/// to them is compared as well.
 struct ChecksumBuilder {
     digest: Sha256,
     totals: StoreTotals,
@@ -361,12 +370,11 @@ impl ChecksumBuilder {
         })
     }
 
-    /// The number of the node that comes next.
     fn next_node(&self) -> u32 {
         self.last_node + 1
     }
 
-    /// Adds the next page. How many messages it holds.
+    /// Adds the next page. Returns its number of messages.
     fn add_page(&mut self, page: &[NodeDump]) -> Result<u64> {
         serde_json::to_writer(&mut self.digest, &page).map_err(Error::internal)?;
         let messages = page.iter().map(|node| node.messages.len() as u64).sum();

@@ -1,11 +1,11 @@
-//! What the rest of the server asks of a database, cut by use case.
+//! The store traits: every operation that the server needs from a database, grouped by use case.
 //!
-//! Each method is atomic by itself and safe to run beside any other. Access is part of each call:
-//! a session that `who` may not see does not exist. Implementations: [`sqlite`] and [`mongo`].
-//! The contract suite in `tests/it/store_contract/` runs against both.
+//! Each method is atomic and safe to call concurrently with any other. Access control is part of
+//! each call: a session that `principal` may not see is reported as not found. Implementations:
+//! [`sqlite`] and [`mongo`]; the contract suite in `tests/it/store_contract/` runs against both.
 //!
-//! Cancellation: a caller that stops waiting does not undo the call; it takes effect or not as if
-//! the caller were still there.
+//! Cancellation: dropping the future of a call does not undo the call. It takes effect, or fails,
+//! as if the caller were still waiting.
 
 mod admin;
 mod embeddings;
@@ -50,7 +50,7 @@ pub use turns::*;
 use crate::error::Result;
 use async_trait::async_trait;
 
-/// A whole database.
+/// A complete database: all store traits together.
 #[async_trait]
 pub trait Store:
     SessionStore
@@ -70,12 +70,12 @@ pub trait Store:
     + AdminStore
     + LedgerStore
 {
-    /// Says in a word or two what it is and where, without secrets, for the first log line.
+    /// Backend and location in a few words for the first log line, without credentials.
     fn describe(&self) -> String;
 
-    /// Whether it can be read and written now.
+    /// Succeeds if the database can be read and written right now.
     async fn check_ready(&self) -> Result<()>;
 
-    /// Writes what is pending and lets go of the database.
+    /// Flushes pending writes and releases the database.
     async fn close(&self);
 }

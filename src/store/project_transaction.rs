@@ -1,5 +1,5 @@
-//! What the rules of projects ask of a database inside one atomic step, as [`super::transaction`] does for
-//! sessions.
+//! The operations that the rules of projects need from a database within one atomic transaction;
+//! [`super::transaction`] has those for sessions.
 
 use super::NewFile;
 use crate::domain::project::FilePath;
@@ -7,38 +7,40 @@ use crate::domain::{Principal, Project, ProjectId};
 use crate::error::Result;
 use std::collections::HashMap;
 
-/// A project with what only stores know of it.
+/// A project plus the fields that only stores use.
 #[derive(Debug, Clone)]
 pub(crate) struct ProjectRow {
-    /// The database's own number for it, where it has one.
+    /// Internal numeric key of the project, in databases that have one.
     pub(crate) key: i64,
     pub(crate) project: Project,
-    /// The database's own names for the contents of its files, where it has some.
+    /// Ids of the file contents, in databases that store them in documents of their own.
     pub(crate) content_ids: HashMap<FilePath, String>,
 }
 
-/// What a change does to the files of a project.
+/// The effect of an update on the files of a project.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum FileChange<'a> {
-    /// Nothing.
     None,
-    /// Adds one, or replaces the one at its path.
+    /// Adds a file, or replaces the one at the same path.
     Put(&'a NewFile),
-    /// Takes one out.
     Remove(&'a FilePath),
 }
 
-/// One atomic step on a project.
+/// One atomic transaction on a project.
 pub(crate) trait ProjectTransaction {
-    /// A project that is `who`'s to see: of another's no more is read than of none.
-    async fn find_project(&mut self, who: &Principal, id: &ProjectId)
-    -> Result<Option<ProjectRow>>;
+    /// Finds a project that `principal` may see. For another user's project no more is read than
+    /// for a missing one.
+    async fn find_project(
+        &mut self,
+        principal: &Principal,
+        id: &ProjectId,
+    ) -> Result<Option<ProjectRow>>;
 
-    /// Adds a project that does not exist; `files` are the contents of its entries.
+    /// Inserts a new project; `files` holds the contents of its entries.
     async fn insert_project(&mut self, project: &Project, files: &[NewFile]) -> Result<()>;
 
-    /// Replaces a project that is still as in `row` by `project`, in which the entry of the file
-    /// that changes is up to date already.
+    /// Replaces the state in `row` by `project`, whose file entries already reflect `change`. Fails
+    /// with a conflict if the stored project is no longer as in `row`.
     async fn update_project(
         &mut self,
         row: &ProjectRow,
@@ -46,9 +48,9 @@ pub(crate) trait ProjectTransaction {
         change: FileChange<'_>,
     ) -> Result<()>;
 
-    /// Deletes a project and its files.
+    /// Deletes a project with its files.
     async fn delete_project(&mut self, row: &ProjectRow) -> Result<()>;
 
-    /// The contents of files that the project has, in this order.
+    /// Reads the contents of existing files, in the order of `paths`.
     async fn read_files(&mut self, row: &ProjectRow, paths: &[FilePath]) -> Result<Vec<String>>;
 }

@@ -1,4 +1,4 @@
-//! A waiting turn as text: the same in every store.
+//! Queued turns as JSON, the same in every store.
 
 use super::{DuplicateIdPolicy, MessageParent, NewMessage, ReplyFields, TurnInput, TurnSpec};
 use crate::domain::extra_params::ExtraParams;
@@ -9,18 +9,18 @@ use crate::domain::{MessageId, Principal, Role, Timestamp, TurnId, UserId};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// Who asked for a turn, and what it is.
+/// A turn in the queue and the identity it will run under.
 #[derive(Debug, Clone)]
 pub struct QueuedTurn {
-    /// Who asked.
     pub principal: Principal,
-    /// The turn.
     pub turn: TurnSpec,
-    /// The key that they came with.
+    /// API key that the caller authenticated with.
     pub key_id: Option<KeyId>,
 }
 
 #[derive(Serialize, Deserialize)]
+/// The stored form. Serde attributes keep the stored names, so that turns queued by another version
+/// remain readable.
 struct QueuedTurnRecord {
     user: String,
     is_admin: bool,
@@ -28,7 +28,7 @@ struct QueuedTurnRecord {
     turn_id: String,
     reply_id: String,
     options: SessionSettings,
-    /// What of the options settings do not keep.
+    /// Provider parameters, which the serialized settings do not include.
     #[serde(rename = "further")]
     extra_params: ExtraParams,
     #[serde(rename = "ask")]
@@ -62,20 +62,19 @@ enum ParentRecord {
 }
 
 impl QueuedTurn {
-    /// The text.
     pub fn to_json(&self) -> Result<String> {
-        let Self { principal: who, turn, key_id: key } = self;
+        let Self { principal, turn, key_id: key } = self;
         let record = QueuedTurnRecord {
-            user: who.user.to_string(),
-            is_admin: who.is_admin,
+            user: principal.user.to_string(),
+            is_admin: principal.is_admin,
             key: key.as_ref().map(ToString::to_string),
             turn_id: turn.turn_id.to_string(),
             reply_id: turn.reply_id.to_string(),
             options: turn.options.clone(),
             extra_params: turn.options.extra_params.clone(),
             input: match &turn.input {
-                TurnInput::Send { message, parent, on_duplicate_id: on_known } => {
-                    build_send_record(message, parent, *on_known)
+                TurnInput::Send { message, parent, on_duplicate_id } => {
+                    build_send_record(message, parent, *on_duplicate_id)
                 }
                 TurnInput::Regenerate { reply_id: reply } => {
                     TurnInputRecord::Regenerate { reply: reply.as_ref().map(ToString::to_string) }
@@ -85,12 +84,12 @@ impl QueuedTurn {
         serde_json::to_string(&record).map_err(Error::internal)
     }
 
-    /// Reads it back.
     pub fn from_json(text: &str) -> Result<Self> {
         let record: QueuedTurnRecord =
             serde_json::from_str(text).map_err(Error::store_unavailable)?;
-        let who = Principal { user: UserId::new_unchecked(record.user), is_admin: record.is_admin };
-        let ask = match record.input {
+        let principal =
+            Principal { user: UserId::new_unchecked(record.user), is_admin: record.is_admin };
+        let input = match record.input {
             TurnInputRecord::Regenerate { reply } => {
                 TurnInput::Regenerate { reply_id: reply.map(MessageId::new_unchecked) }
             }
@@ -112,7 +111,8 @@ impl QueuedTurn {
                     id: MessageId::new_unchecked(id),
                     client_message_id: client_message_id.map(MessageId::new_unchecked),
                     role,
-                    sender_id: who.user.clone(),
+                    // Not stored: a queued message is sent by the user who queued it.
+                    sender_id: principal.user.clone(),
                     body: MessageBody { content, parts, kind },
                     tokens,
                     created_at,
@@ -125,25 +125,25 @@ impl QueuedTurn {
                         MessageParent::Message(MessageId::new_unchecked(id))
                     }
                 };
-                let on_known =
+                let on_duplicate_id =
                     if is_edit { DuplicateIdPolicy::Edit } else { DuplicateIdPolicy::Reject };
-                TurnInput::Send { message: Box::new(message), parent, on_duplicate_id: on_known }
+                TurnInput::Send { message: Box::new(message), parent, on_duplicate_id }
             }
         };
         let turn = TurnSpec {
             turn_id: TurnId::new_unchecked(record.turn_id),
             reply_id: MessageId::new_unchecked(record.reply_id),
-            input: ask,
+            input,
             options: SessionSettings { extra_params: record.extra_params, ..record.options },
         };
-        Ok(Self { principal: who, turn, key_id: record.key.map(KeyId::new_unchecked) })
+        Ok(Self { principal, turn, key_id: record.key.map(KeyId::new_unchecked) })
     }
 }
 
 fn build_send_record(
     message: &NewMessage,
     parent: &MessageParent,
-    on_known: DuplicateIdPolicy,
+    on_duplicate_id: DuplicateIdPolicy,
 ) -> TurnInputRecord {
     TurnInputRecord::Send {
         id: message.id.to_string(),
@@ -159,6 +159,6 @@ fn build_send_record(
             MessageParent::Root => ParentRecord::Root,
             MessageParent::Message(id) => ParentRecord::Message(id.to_string()),
         },
-        is_edit: on_known == DuplicateIdPolicy::Edit,
+        is_edit: on_duplicate_id == DuplicateIdPolicy::Edit,
     }
 }

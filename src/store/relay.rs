@@ -1,49 +1,45 @@
-//! What is asked of a store that several instances share, about turns that another one runs.
+//! Operations of a shared store on turns that another instance runs: reading their logs and
+//! cancelling them.
 //!
-//! A store that only one process can open keeps the answers given here.
+//! The default implementations are for stores that only one process can open.
 
 use crate::domain::{SessionId, TurnId};
 use crate::error::Result;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-/// A turn that another instance runs, or will run, and how far its log was read.
+/// A turn that another instance runs or will run, and the reading position in its log.
 #[derive(Debug, Clone)]
 pub struct RemoteTurn {
-    /// Its session.
     pub session_id: SessionId,
-    /// The turn.
     pub turn_id: TurnId,
-    /// The number of the first batch that was not read.
+    /// Number of the first batch that was not read.
     pub next_batch: u32,
 }
 
-/// What there is to tell of a followed turn.
+/// New batches and the state of a remote turn.
 #[derive(Debug, PartialEq, Eq)]
 pub struct LogUpdate {
-    /// The turn.
     pub turn_id: TurnId,
-    /// The batches that came, in order.
+    /// New batches, in order.
     pub batches: Vec<Bytes>,
-    /// The number of the batch that comes next.
+    /// Number of the next batch to read.
     pub next_batch: u32,
-    /// Whether anything can still come.
     pub state: RemoteTurnState,
 }
 
-/// Where a followed turn stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RemoteTurnState {
-    /// It runs, or waits to.
+    /// Running or queued.
     Open,
-    /// It has ended, and the log with it.
+    /// Ended, and so has its log.
     Ended,
-    /// It is over and its log says nothing of the end: a turn shorter than a flush, or one that was
-    /// dropped or deleted.
+    /// Over, but without an end in the log: the turn was shorter than one flush, was removed from
+    /// the queue, or was deleted.
     Gone,
 }
 
-/// Turns seen and stopped from afar.
+/// Following and cancelling turns of other instances.
 #[async_trait]
 pub trait RelayStore: Send + Sync {
     /// Whether other instances may use the same database.
@@ -51,22 +47,22 @@ pub trait RelayStore: Send + Sync {
         false
     }
 
-    /// Asks whoever runs this turn to stop it.
+    /// Asks the instance that runs this turn to cancel it.
     async fn request_cancellation(&self, _turn: &TurnId) -> Result<()> {
         Ok(())
     }
 
-    /// The turns that somebody wants stopped and nobody has stopped.
+    /// Lists the requested cancellations that no instance has carried out yet.
     async fn list_cancellations(&self) -> Result<Vec<TurnId>> {
         Ok(Vec::new())
     }
 
-    /// Forgets that these were to be stopped.
+    /// Deletes requests for cancellation.
     async fn delete_cancellations(&self, _turns: &[TurnId]) -> Result<()> {
         Ok(())
     }
 
-    /// What came of these turns since they were looked at last.
+    /// Returns what was added to the logs of these turns since they were last read.
     async fn poll_remote_turns(&self, _turns: Vec<RemoteTurn>) -> Result<Vec<LogUpdate>> {
         Ok(Vec::new())
     }

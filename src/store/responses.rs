@@ -1,35 +1,34 @@
-//! What is asked of a store about responses: what a turn was asked for in the words of OpenAI's
-//! Responses, kept beside its messages.
+//! Store operations on OpenAI-style responses: the data of their requests, kept
+//! alongside the messages.
 
 use crate::domain::{MessageId, Principal, SessionId, Timestamp, TurnId, UserId};
 use crate::error::Result;
 use async_trait::async_trait;
 use serde::Serialize;
 
-/// What is kept of a response. What it says is the reply; this is what else was asked of it.
+/// Request data of a response. The output is the stored reply.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct StoredResponse {
-    /// The turn, which names the response.
+    /// Turn of the response, which also names it.
     pub turn_id: TurnId,
-    /// The id that its reply has, or will have.
+    /// Id of the reply, assigned in advance.
     pub reply_id: MessageId,
-    /// The message that it answers.
+    /// Message that the reply answers.
     pub user_message_id: MessageId,
-    /// Who asked.
+    /// User who sent the request.
     pub user: UserId,
-    /// When.
     pub created_at: Timestamp,
-    /// The request as its answer repeats it: JSON that only the dialect reads.
+    /// JSON of the request as the response object repeats it, opaque to the store.
     pub request: String,
-    /// What was heard of the reply, piece by piece, where a stream of it may be read again: JSON that
-    /// only the turns read. Comes once the reply has ended.
+    /// JSON of the recorded reply events, for streams that can be replayed. Added once the
+    /// reply has ended.
     pub recording: Option<String>,
 }
 
-/// Responses: written when a turn begins, read as long as its session is there.
+/// Responses: saved when a turn begins, readable as long as its session exists.
 #[async_trait]
 pub trait ResponseStore: Send + Sync {
-    /// Keeps a response, unless there is one of the same reply. The one that is kept. Errors:
+    /// Saves a response unless the reply already has one. Returns the stored one. Errors:
     /// `session_not_found`.
     async fn save_response(
         &self,
@@ -37,19 +36,20 @@ pub trait ResponseStore: Send + Sync {
         response: &StoredResponse,
     ) -> Result<StoredResponse>;
 
-    /// The response of a turn, and its session, which `who` may read. Errors: `response_not_found`.
+    /// Returns the response of a turn and its session. Errors: `response_not_found`, also if
+    /// `principal` may not see the session.
     async fn get_response(
         &self,
-        who: &Principal,
+        principal: &Principal,
         turn: &TurnId,
     ) -> Result<(SessionId, StoredResponse)>;
 
-    /// The session of a response, by its reply. Errors: `response_not_found`.
+    /// Returns the session of a response, found by its reply. Errors: `response_not_found`.
     async fn find_session_by_reply(&self, reply: &MessageId) -> Result<SessionId>;
 
-    /// Adds the tape of a response that is there.
+    /// Adds the recorded events to a stored response.
     async fn save_recording(&self, turn: &TurnId, tape: &str) -> Result<()>;
 
-    /// Forgets a response; its messages stay. Whether it was there.
+    /// Deletes a response; its messages remain. Returns whether it existed.
     async fn delete_response(&self, turn: &TurnId) -> Result<bool>;
 }

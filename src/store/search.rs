@@ -1,70 +1,71 @@
-//! What is asked of a store about searching in what was said.
+//! Store operations of the full-text search.
 //!
-//! The words of messages are kept beside the turns' path: a message is stored without them, and the
-//! session says durably how far its words are kept. Titles are found at once.
+//! Indexing runs in the background: messages are stored without index terms, and each session
+//! records durably up to which message it is indexed. Titles are indexed at once.
 
 use crate::domain::search::{SearchMatch, SearchQuery};
 use crate::domain::{MessageId, Principal, Role, Session, SessionId, Timestamp};
 use crate::error::Result;
 use async_trait::async_trait;
 
-/// A session with messages whose words are not kept yet.
+/// A session with messages that are not indexed yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexBacklog {
-    /// The session.
     pub session_id: SessionId,
-    /// The seq of the last message whose words are.
+    /// Seq of the last indexed message.
     pub indexed_seq: u32,
 }
 
-/// The words of one message.
+/// Index terms of one message.
 #[derive(Debug, Clone)]
 pub struct MessageWords {
-    /// Its seq.
     pub seq: u32,
-    /// Its id.
     pub id: MessageId,
-    /// Who speaks.
     pub role: Role,
-    /// When it was written.
     pub created_at: Timestamp,
-    /// The words, as `domain::search` folds them.
+    /// Words as folded by [`crate::domain::search`].
     pub words: Vec<String>,
 }
 
-/// The words of some messages of a session.
+/// Index terms of consecutive messages of a session.
 #[derive(Debug, Clone)]
 pub struct SessionWords {
-    /// The session as it was read.
+    /// The session, read together with the messages.
     pub session: Session,
-    /// The seq behind which these messages follow …
+    /// Seq that precedes the messages …
     pub after_seq: u32,
-    /// … without a gap.
+    /// … whose own seqs follow without gaps.
     pub messages: Vec<MessageWords>,
 }
 
-/// Words, kept and found.
+/// Indexing and searching messages and titles.
 #[async_trait]
 pub trait SearchStore: Send + Sync {
-    /// Sessions with words to keep, not too many.
+    /// Lists some of the sessions that have messages to index.
     async fn list_index_backlog(&self) -> Result<Vec<IndexBacklog>>;
 
-    /// Keeps words of messages of some sessions. Changes nothing of a session that is gone, or
-    /// where somebody was faster.
+    /// Adds index terms. Leaves out sessions that are gone or that another instance has
+    /// indexed meanwhile.
     async fn index_words(&self, words: Vec<SessionWords>) -> Result<()>;
 
-    /// Takes a small step towards an index in which nothing is left of deleted words. Whether there
-    /// are more to take. The first step begins with all that is there now.
+    /// Performs one small step of merging the index, after which deleted words no longer occupy
+    /// space. Returns whether more steps are needed. The first step starts a merge of all that is
+    /// present at that time.
     async fn merge_index(&self, is_first: bool) -> Result<bool>;
 
-    /// The newest messages in sessions of `who` that hold all terms, one more than the limit.
+    /// Finds the newest messages that contain all terms, in sessions that `principal` may see, up
+    /// to one more than the limit.
     async fn search_messages(
         &self,
-        who: &Principal,
+        principal: &Principal,
         query: &SearchQuery,
     ) -> Result<Vec<SearchMatch>>;
 
-    /// The newest sessions of `who` whose titles do, one more than the limit.
-    async fn search_titles(&self, who: &Principal, query: &SearchQuery)
-    -> Result<Vec<SearchMatch>>;
+    /// Finds the newest sessions whose titles contain all terms and that `principal` may see, up to
+    /// one more than the limit.
+    async fn search_titles(
+        &self,
+        principal: &Principal,
+        query: &SearchQuery,
+    ) -> Result<Vec<SearchMatch>>;
 }

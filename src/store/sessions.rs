@@ -1,4 +1,4 @@
-//! What is asked of a store about sessions.
+//! Store operations on sessions.
 
 use crate::domain::page::{Pagination, SessionCursor, SessionQuery};
 use crate::domain::principal::AccessLevel;
@@ -8,59 +8,49 @@ use crate::domain::{Principal, ProjectId, Session, SessionId, Timestamp, TurnId,
 use crate::error::Result;
 use async_trait::async_trait;
 
-/// A session to create.
 #[derive(Debug, Clone, Default)]
 pub struct NewSession {
-    /// The id the client chose, if it chose one.
+    /// Id chosen by the client; `None` generates one.
     pub id: Option<SessionId>,
-    /// Its title.
     pub title: SessionTitle,
-    /// Its project.
     pub project_id: Option<ProjectId>,
-    /// Participants beside the owner.
+    /// Participants other than the owner.
     pub participants: Vec<UserId>,
-    /// The application's data.
+    /// Data of the application, opaque to the server.
     pub meta: JsonObject,
-    /// What the application knows of its user.
+    /// Data of the application about the user.
     pub user_meta: JsonObject,
-    /// How the application shows it.
+    /// Data of the application about the session's appearance.
     pub theme: JsonObject,
-    /// What its turns use.
+    /// Default settings of the session's turns.
     pub settings: SessionSettings,
 }
 
-/// A change of a session's own fields: each `Some` replaces that field.
+/// An update of a session's own fields; each `Some` replaces that field.
 #[derive(Debug, Clone, Default)]
 pub struct SessionUpdate {
-    /// The title.
     pub title: Option<SessionTitle>,
-    /// The status; the only one a participant who is not the owner may set.
+    /// The only field that a participant other than the owner may change.
     pub status: Option<SessionStatus>,
-    /// Put away or taken out again.
     pub archived: Option<bool>,
-    /// Kept at the head of lists.
+    /// Pinned sessions are listed before all others.
     pub pinned: Option<bool>,
-    /// The application's data.
     pub meta: Option<JsonObject>,
-    /// What the application knows of its user.
     pub user_meta: Option<JsonObject>,
-    /// How the application shows it.
     pub theme: Option<JsonObject>,
-    /// What its turns use.
     pub settings: Option<SessionSettings>,
-    /// Participants beside the owner.
+    /// Participants other than the owner.
     pub participants: Option<Vec<UserId>>,
-    /// The project; `Some(None)` takes the session out of its project.
+    /// `Some(None)` takes the session out of its project.
     pub project_id: Option<Option<ProjectId>>,
 }
 
 impl SessionUpdate {
-    /// Whether nothing is to change.
     pub fn is_empty(&self) -> bool {
         self.has_only_status() && self.status.is_none()
     }
 
-    /// What a user must be allowed to make this change.
+    /// The access level that this update requires.
     pub fn required_access(&self) -> AccessLevel {
         if self.has_only_status() { AccessLevel::Participant } else { AccessLevel::Owner }
     }
@@ -78,96 +68,97 @@ impl SessionUpdate {
     }
 }
 
-/// A page of sessions.
 #[derive(Debug)]
 pub struct SessionPage {
-    /// The sessions, without their nodes.
+    /// Without their nodes.
     pub sessions: Vec<Session>,
-    /// How many there are in all; only for a numbered page.
+    /// Total count; only for numbered pages.
     pub pagination: Option<Pagination>,
-    /// Where the list goes on, if it does.
+    /// Start of the next page; `None` on the last one.
     pub next_cursor: Option<SessionCursor>,
 }
 
-/// What a deletion took away.
+/// Counts of a deletion, and the turns and users it affects.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DeletionResult {
-    /// Sessions.
     pub sessions: u64,
-    /// Messages in them.
     pub messages: u64,
-    /// Turns that ran or waited in them and can no longer finish.
+    /// Turns that were running or queued in the deleted sessions and can no longer finish.
     pub turns: Vec<TurnId>,
-    /// The users that the session had, its owner among them.
+    /// Users of the deleted session, including its owner.
     pub participants: Vec<UserId>,
 }
 
 impl DeletionResult {
-    /// Adds the numbers of another deletion.
+    /// Adds the counts of another deletion; turns and users stay as they are.
     pub fn add_counts(&mut self, more: &Self) {
         self.sessions += more.sessions;
         self.messages += more.messages;
     }
 }
 
-/// Which of the caller's own sessions to delete.
+/// Selects the caller's own sessions for deletion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeleteFilter {
-    /// Those of a project.
     Project(ProjectId),
-    /// Those without activity since a time.
+    /// Sessions without activity since this time.
     InactiveSince(Timestamp),
 }
 
-/// Sessions: created, listed, changed, deleted.
+/// Creating, listing, updating and deleting sessions.
 #[async_trait]
 pub trait SessionStore: Send + Sync {
-    /// Creates a session. With an id that the same owner has already used, gives that session
-    /// unchanged and `false`. Errors: `id_conflict`.
+    /// Creates a session and returns it with `true`. If the same owner already has a session with
+    /// this id, returns that session unchanged with `false`. Errors: `id_conflict`.
     async fn create_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         new: NewSession,
         now: Timestamp,
     ) -> Result<(Session, bool)>;
 
-    /// One session. Errors: `session_not_found`, `forbidden`.
+    /// Returns one session. Errors: `session_not_found`, `forbidden`.
     async fn get_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
         access: AccessLevel,
     ) -> Result<Session>;
 
-    /// The sessions that `who` participates in.
-    async fn list_sessions(&self, who: &Principal, query: SessionQuery) -> Result<SessionPage>;
+    /// Lists the sessions that `principal` owns or participates in.
+    async fn list_sessions(
+        &self,
+        principal: &Principal,
+        query: SessionQuery,
+    ) -> Result<SessionPage>;
 
-    /// Everybody's sessions, or those of one owner: what an operator looks at, whoever participates.
+    /// Lists the sessions of all users, or of one owner, without an access check. For operators.
     async fn list_all_sessions(
         &self,
         owner: Option<&UserId>,
         query: SessionQuery,
     ) -> Result<SessionPage>;
 
-    /// Changes a session's own fields; its version must be one of `if_match`, unless that is empty.
-    /// A change of nothing leaves even the version. Errors: `session_not_found`, `forbidden`,
-    /// `version_conflict`.
+    /// Updates a session's own fields. The current version must be in `if_match` unless that is
+    /// empty. An empty update does not increment the version. Errors: `session_not_found`,
+    /// `forbidden`, `version_conflict`.
     async fn update_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
-        change: SessionUpdate,
+        update: SessionUpdate,
         if_match: Vec<u32>,
         now: Timestamp,
     ) -> Result<Session>;
 
     /// Deletes a session with all its messages. Errors: `session_not_found`, `forbidden`.
-    async fn delete_session(&self, who: &Principal, id: &SessionId) -> Result<DeletionResult>;
+    async fn delete_session(&self, principal: &Principal, id: &SessionId)
+    -> Result<DeletionResult>;
 
-    /// The sessions that `who` owns and the filter names.
+    /// Returns the ids of the sessions that `principal` owns and `filter` selects.
     async fn list_owned_sessions(
         &self,
-        who: &Principal,
+        principal: &Principal,
         filter: DeleteFilter,
     ) -> Result<Vec<SessionId>>;
 }

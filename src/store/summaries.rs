@@ -1,43 +1,38 @@
-//! What is asked of a store about summaries: texts that stand for the beginning of a path.
+//! Store operations on summaries, each of which replaces the beginning of a path.
 
 use crate::domain::{MessageId, SessionId};
 use crate::error::Result;
 use async_trait::async_trait;
 
-/// A text that stands for messages of a path, up to one of them.
+/// Summary of consecutive messages of a path.
 ///
-/// A message names the one before it and never changes, so the last message alone says which path it
-/// is: a summary is right on each branch that has that message, and on no other.
+/// A message names its parent and never changes, so the last message identifies the path: a summary
+/// is valid on every branch that contains this message, and on no other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathSummary {
-    /// The first message it stands for.
     pub first_message: MessageId,
-    /// The last one.
     pub last_message: MessageId,
-    /// Tokens of the path before the first one …
+    /// Tokens of the path before `first_message`.
     pub tokens_before: u64,
-    /// … and up to the last one.
+    /// Tokens of the path up to and including `last_message`.
     pub path_tokens: u64,
-    /// What it says.
     pub text: String,
-    /// The model that wrote it.
     pub model: String,
 }
 
-/// Summaries: written beside the turns, read by them. They can be made anew, so they do not move from
-/// store to store and are not exported.
+/// Summaries: written in the background, read when a prompt is built. They can be generated again,
+/// so they are neither migrated nor exported.
 #[async_trait]
 pub trait SummaryStore: Send + Sync {
-    /// The summary that stands for most of the path that ends with `up_to`, this message included,
-    /// and for nothing beyond it. `None` if there is none; a session or message that does not exist
-    /// has none.
+    /// Finds the summary that covers most of the path ending with `up_to`, this message included,
+    /// and nothing beyond it. `None` also if the session or the message does not exist.
     async fn find_summary(
         &self,
         session: &SessionId,
         up_to: &MessageId,
     ) -> Result<Option<PathSummary>>;
 
-    /// Keeps a summary; one that ends with the same message makes way. Nothing happens if the
-    /// session or the message is gone.
+    /// Saves a summary and replaces one with the same last message. Does nothing if the session or
+    /// the message is gone.
     async fn save_summary(&self, session: &SessionId, summary: &PathSummary) -> Result<()>;
 }

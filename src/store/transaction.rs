@@ -1,8 +1,8 @@
-//! What the rules of a store ask of a database inside one atomic step.
+//! The operations that the rules need from a database within one atomic transaction.
 //!
-//! A database implements [`StoreTransaction`] over one of its transactions; what may happen to a session, and
-//! in which order, is written once in [`super::rules`], so no two databases can differ in it. A
-//! step that ends in an error leaves nothing behind.
+//! Each database implements [`StoreTransaction`] over its own transactions. The rules in
+//! [`super::rules`] are written once on top of it, so two databases cannot differ in what they
+//! allow. A transaction that ends in an error leaves no trace.
 
 use super::queued_turn::QueuedTurn;
 use super::{
@@ -17,48 +17,47 @@ use crate::error::Result;
 use serde::{Serialize, Serializer};
 use std::collections::{BTreeMap, HashMap};
 
-/// The most messages of one session: their places are counted in 24 bits.
+/// Highest message number of a session: SQLite's message keys hold it in 24 bits.
 pub(crate) const MAX_SEQ: u32 = (1 << 24) - 1;
 
-/// A session with what only stores know of it.
+/// A session plus the fields that only stores use.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct SessionRow {
-    /// The database's own number for it, where it has one.
+    /// Internal numeric key of the session, in databases that have one.
     #[serde(skip)]
     pub(crate) key: i64,
     pub(crate) session: Session,
-    /// How many nodes it has; also the number of the newest.
+    /// Number of nodes; also the number of the newest node.
     pub(crate) node_count: u32,
-    /// Where its head lies.
+    /// Location of `session.head_id`.
     pub(crate) head: Option<MessageLocation>,
-    /// Who runs its active turn.
+    /// The process that runs the active turn.
     pub(crate) lease_holder: Option<LeaseHolder>,
-    /// Who pays for it.
+    /// The user and API key charged for the active turn.
     pub(crate) payer: Option<UsagePayer>,
-    /// How far each user has read, as a seq.
+    /// Read mark of each user: the seq of the last message they have seen.
     #[serde(serialize_with = "serialize_sorted")]
     pub(crate) read_marks: HashMap<String, u32>,
 }
 
 impl SessionRow {
-    /// The session with the names of its nodes, as single reads give it.
+    /// Adds the chat ids of all nodes, which single reads return and lists leave out.
     pub(crate) fn into_session_with_nodes(mut self) -> Session {
         self.session.nodes = Some(Session::chat_ids(&self.session.id, self.node_count));
         self.session
     }
 
-    /// The head and where it lies.
     pub(crate) fn located_head(&self) -> Option<LocatedMessage> {
         Some(LocatedMessage { id: self.session.head_id.clone()?, location: self.head? })
     }
 
-    /// Whether somebody else than the sender has read a message.
+    /// Whether a user other than the sender has read up to this seq.
     pub(crate) fn is_seen(&self, seq: u32, sender: &UserId) -> bool {
         self.read_marks.iter().any(|(user, mark)| *mark >= seq && user != sender.as_str())
     }
 }
 
-/// So that equal marks have one spelling.
+/// Serializes the marks in key order, so that equal maps give equal checksums in a migration.
 fn serialize_sorted<S: Serializer>(
     marks: &HashMap<String, u32>,
     serializer: S,
@@ -66,73 +65,71 @@ fn serialize_sorted<S: Serializer>(
     marks.iter().collect::<BTreeMap<_, _>>().serialize(serializer)
 }
 
-/// Where a message lies.
+/// The node of a message and its seq within the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct MessageLocation {
     pub(crate) node: u32,
     pub(crate) seq: u32,
 }
 
-/// A message that was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct LocatedMessage {
     pub(crate) id: MessageId,
     pub(crate) location: MessageLocation,
 }
 
-/// A node without its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NodeHeader {
-    /// Its number in the session, from 1.
+    /// Number of the node in its session, from 1 without gaps.
     pub(crate) number: u32,
-    /// The message that its first one follows; `None` if that is a root. It lies in a node of a
-    /// smaller number.
+    /// Parent of the node's first message, `None` if that is a root. It is always in a node with
+    /// a smaller number.
     pub(crate) prev: Option<MessageLocation>,
-    /// The seq of its last message.
     pub(crate) last_seq: u32,
 }
 
-/// A message and where it goes.
+/// A message to insert, with everything that depends on its position.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MessageInsert<'a> {
     pub(crate) message: &'a NewMessage,
     pub(crate) location: MessageLocation,
-    /// What it stands under.
     pub(crate) parent: Option<&'a LocatedMessage>,
-    /// Whether it opens its node.
+    /// Whether this message is the first of a new node.
     pub(crate) opens_node: bool,
-    /// Bytes it counts for in its node.
+    /// Bytes counted toward the limit of the node, see [`crate::domain::node`].
     pub(crate) size: u64,
-    /// Tokens of the path up to it, itself and what each message takes beside its text included.
+    /// Tokens of the path from the root to this message, both included, with the overhead
+    /// of each message.
     pub(crate) path_tokens: u64,
 }
 
-/// A request that was made before, and what it led to.
+/// A recorded request and its result, found by its idempotency key.
 #[derive(Debug, Clone)]
 pub(crate) struct PriorRequest {
-    /// What its body said.
+    /// Hash of the request body; empty for keys that are derived from the body.
     pub(crate) fingerprint: String,
     pub(crate) session_id: SessionId,
-    /// What was posted, or the reply.
+    /// The posted message, or the reply of the turn.
     pub(crate) message_id: MessageId,
-    /// The turn, where there was one.
+    /// `None` if the request started no turn.
     pub(crate) turn_id: Option<TurnId>,
 }
 
-/// One atomic step on a database.
+/// One atomic transaction on a database. It may be rolled back and run again after a conflict.
 pub(crate) trait StoreTransaction {
-    /// A session, whoever asks.
+    /// Finds a session without an access check.
     async fn find_session(&mut self, id: &SessionId) -> Result<Option<SessionRow>>;
 
-    /// A session, unless it is hidden from `who`: then finding nothing takes no longer than where
-    /// there is nothing, as far as the database can do that. It is judged all the same.
+    /// Finds a session, stopping early if `principal` may not see it: as far as the database
+    /// allows, a hidden session takes no longer to look up than a missing one. Callers check the
+    /// access to the result all the same.
     async fn find_visible_session(
         &mut self,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
     ) -> Result<Option<SessionRow>>;
 
-    /// Adds a session that does not exist.
+    /// Inserts a session whose id is not in use.
     async fn insert_session(
         &mut self,
         owner: &UserId,
@@ -141,145 +138,144 @@ pub(crate) trait StoreTransaction {
         now: Timestamp,
     ) -> Result<SessionRow>;
 
-    /// Replaces fields of the session's own, and counts its version.
+    /// Replaces the given fields and increments the version.
     async fn update_session(
         &mut self,
         row: &SessionRow,
-        change: SessionUpdate,
+        update: SessionUpdate,
         now: Timestamp,
     ) -> Result<()>;
 
-    /// Gives a session the title in `row`, and counts its version.
+    /// Sets the title and its source, and increments the version.
     async fn set_title(&mut self, row: &SessionRow, title: &SessionTitle) -> Result<()>;
 
-    /// Gives a session that was just added the fields that only an imported one has: status,
-    /// archived, pinned, last seen.
+    /// Sets the fields of a newly inserted session that only imports carry: status, archived,
+    /// pinned and last seen.
     async fn set_imported_fields(&mut self, row: &SessionRow, import: &ImportSession)
     -> Result<()>;
 
-    /// Writes back counters, nodes, head, last message and times.
+    /// Writes back the counters, node count, head, last message and times of `row`.
     async fn save_counters(&mut self, row: &SessionRow) -> Result<()>;
 
-    /// Writes back how far each user has read.
+    /// Writes back `row.read_marks`.
     async fn save_read_marks(&mut self, row: &SessionRow) -> Result<()>;
 
-    /// Deletes a session and all that belongs to it. What went, turns that waited among it.
+    /// Deletes a session and everything that belongs to it. The result lists its running
+    /// and queued turns.
     async fn delete_session(&mut self, row: &SessionRow) -> Result<DeletionResult>;
 
-    /// Says that many messages of a session will be looked for and stored in this step.
+    /// Hint that many messages of the session will be looked up and inserted: a remote database can
+    /// load their ids in one go.
     async fn preload_message_ids(&mut self, _row: &SessionRow) -> Result<()> {
         Ok(())
     }
 
-    /// The message with this id; failing that, the newest one that a client named so.
+    /// Finds a message by its id or, failing that, the newest message with this client message id.
     async fn find_message(
         &mut self,
         row: &SessionRow,
         id: &MessageId,
     ) -> Result<Option<LocatedMessage>>;
 
-    /// The message with this very id.
+    /// Finds a message by its id only.
     async fn find_message_by_id(
         &mut self,
         row: &SessionRow,
         id: &MessageId,
     ) -> Result<Option<LocatedMessage>>;
 
-    /// The newest message that has this id, or that a client named so.
+    /// Finds the newest message whose id or client message id is `id`.
     async fn find_newest_message(
         &mut self,
         row: &SessionRow,
         id: &MessageId,
     ) -> Result<Option<LocatedMessage>>;
 
-    /// A message with its siblings.
+    /// Reads a message with the ids of its siblings.
     async fn read_message(&mut self, row: &SessionRow, at: MessageLocation) -> Result<Message>;
 
-    /// A message as far as a turn needs it.
+    /// Reads the fields of a message that a turn needs.
     async fn read_user_message(
         &mut self,
         row: &SessionRow,
         at: MessageLocation,
     ) -> Result<UserMessage>;
 
-    /// The messages under this one, oldest first.
+    /// Lists the children of a message, oldest first.
     async fn list_children(
         &mut self,
         row: &SessionRow,
-        under: MessageLocation,
+        parent: MessageLocation,
     ) -> Result<Vec<MessageLocation>>;
 
-    /// How full a message's node is, and whether the message is its last.
+    /// Fill level of the message's node, and whether the message is the last one in it.
     async fn node_fill(&mut self, row: &SessionRow, at: MessageLocation) -> Result<NodeFill>;
 
-    /// Tokens of the path up to this message, as it was stored with them.
+    /// Tokens of the path up to this message, as stored with it.
     async fn path_tokens(&mut self, row: &SessionRow, at: MessageLocation) -> Result<u64>;
 
-    /// The session's nodes without their messages, by number: 1, 2, 3, … without a gap. Asked of a
-    /// session before anything is stored in it in the same step.
+    /// Lists the headers of all nodes by number: 1, 2, 3, … without gaps. Must be called before the
+    /// transaction inserts messages into the session.
     async fn list_nodes(&mut self, row: &SessionRow) -> Result<Vec<NodeHeader>>;
 
-    /// The messages of one node from its first up to the one at `up_to`, itself included, oldest
-    /// first, each with its place and exactly as [`put`](StoreTransaction::insert_message) stored it. Asked like
-    /// [`nodes`](StoreTransaction::list_nodes).
+    /// Reads the messages of one node from its first up to and including `up_to`, oldest first,
+    /// with their locations and exactly as [`insert_message`](StoreTransaction::insert_message)
+    /// stored them. Restricted like [`list_nodes`](StoreTransaction::list_nodes).
     async fn node_messages(
         &mut self,
         row: &SessionRow,
         up_to: MessageLocation,
     ) -> Result<Vec<(MessageLocation, NewMessage)>>;
 
-    /// Stores a message. Errors: `id_conflict`.
-    async fn insert_message(&mut self, row: &SessionRow, placed: MessageInsert<'_>) -> Result<()>;
+    /// Inserts a message. Errors: `id_conflict`.
+    async fn insert_message(&mut self, row: &SessionRow, insert: MessageInsert<'_>) -> Result<()>;
 
-    /// Claims the session for its active turn, at the cost of its payer. Invariant: at most one running turn per session.
-    async fn claim(&mut self, row: &SessionRow, claimant: &LeaseHolder) -> Result<()>;
+    /// Claims the session for `row.session.active_turn`, charged to `row.payer`. Invariant: at most
+    /// one running turn per session.
+    async fn claim(&mut self, row: &SessionRow, lease_holder: &LeaseHolder) -> Result<()>;
 
-    /// Books a turn that ends in this step, once. What it adds to what is spent shows when the step is
-    /// over if it is booked `at_once`, else it may take a moment.
+    /// Records the usage of a turn that ends in this transaction, at most once per turn.
+    /// With `at_once` the totals include it as soon as the transaction has committed,
+    /// otherwise shortly after.
     async fn record_usage(&mut self, entry: &LedgerEntry, at_once: bool) -> Result<()>;
 
-    /// What has been spent of a purse from a day on.
-    async fn usage_total(&mut self, purse: &str, since_day: i64) -> Result<UsageTotal>;
+    /// Usage counted under a quota key since a day, counted from 1970-01-01.
+    async fn usage_total(&mut self, quota_key: &str, since_day: i64) -> Result<UsageTotal>;
 
-    /// Releases the claim.
+    /// Releases the claim on the session.
     async fn release(&mut self, row: &SessionRow) -> Result<()>;
 
-    /// The turns that wait in a session, the next one first.
+    /// Queued turns of a session in the order in which they will start.
     async fn queued_turns(&mut self, row: &SessionRow) -> Result<Vec<QueuedTurn>>;
 
-    /// Puts a turn behind those that wait, or before them.
-    async fn enqueue(
-        &mut self,
-        row: &SessionRow,
-        waiting: &QueuedTurn,
-        before_all: bool,
-    ) -> Result<()>;
+    /// Adds a turn at the end of the queue, or at its front.
+    async fn enqueue(&mut self, row: &SessionRow, turn: &QueuedTurn, at_front: bool) -> Result<()>;
 
-    /// Drops a turn that waits. Whether it still did.
+    /// Removes a turn from the queue. Returns whether it was still queued.
     async fn dequeue(&mut self, row: &SessionRow, turn: &TurnId) -> Result<bool>;
 
-    /// A session in which turns wait and none runs.
+    /// Finds a session that has queued turns but no running one.
     async fn find_startable_session(&mut self) -> Result<Option<SessionId>>;
 
-    /// A request that was made at `since` or later.
+    /// Finds a recorded request that is not older than `since`.
     async fn find_request(
         &mut self,
-        who: &Principal,
+        principal: &Principal,
         key: &IdempotencyKey,
         since: Timestamp,
     ) -> Result<Option<PriorRequest>>;
 
-    /// Remembers a request, and may forget those made before `since`.
+    /// Records a request. May delete records older than `since`.
     async fn record_request(
         &mut self,
-        who: &Principal,
+        principal: &Principal,
         key: &IdempotencyKey,
-        known: &PriorRequest,
+        request: &PriorRequest,
         now: Timestamp,
         since: Timestamp,
     ) -> Result<()>;
 
-    /// Writes the last batch of a turn's log.
+    /// Writes the last batch of a turn's log and marks the log as ended at `now`.
     async fn finish_log(
         &mut self,
         row: &SessionRow,

@@ -1,4 +1,4 @@
-//! What is asked of a store about whole sessions.
+//! Store operations that import and export whole sessions.
 
 use super::{MessageParent, NewMessage, NewSession};
 use crate::domain::session::SessionStatus;
@@ -7,102 +7,94 @@ use crate::error::Result;
 use async_trait::async_trait;
 use std::collections::HashMap;
 
-/// A piece of a session ends before it holds more messages than this …
+/// Maximum number of messages in a chunk.
 const CHUNK_MESSAGES: usize = 1000;
-/// … or once its texts and parts have this many bytes.
+/// A chunk ends once its texts and parts have this size.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// A session to import.
 #[derive(Debug, Clone)]
 pub struct ImportSession {
-    /// Its id.
     pub id: SessionId,
-    /// The id it gets if another user has a session of that id.
+    /// Used instead of `id` if that belongs to another user's session.
     pub fallback_id: SessionId,
-    /// Its fields.
     pub fields: NewSession,
-    /// Whether it keeps the title it has, even the default one; else its first user message names a
-    /// session that nothing has named.
+    /// Keeps the given title, even the default one. Otherwise the first user message names a
+    /// session that has the default title.
     pub keep_title: bool,
-    /// Its status.
     pub status: SessionStatus,
-    /// Put away.
     pub archived: bool,
-    /// Kept at the head of lists.
     pub pinned: bool,
-    /// When it was created.
     pub created_at: Timestamp,
-    /// When its owner was last seen, if the file says so.
+    /// When the owner was last seen, if the file says so.
     pub last_seen: Option<Timestamp>,
-    /// How far each user has read, as a place in `messages`, counted from 1. Only a session that is
-    /// new takes them over.
+    /// Read mark of each user as a position in `messages`, counted from 1. Only a new session
+    /// takes them over.
     pub read_marks: HashMap<String, u32>,
-    /// The head, if the file names one; else the last message.
+    /// `None` makes the last message the head.
     pub head_id: Option<MessageId>,
-    /// Its messages, parents before children. `Parent::Head` is the message before it in this
-    /// list, for the first one the head that the session has.
+    /// Messages, parents before children. `MessageParent::Head` is the preceding entry of this
+    /// list; for the first entry, the current head of the session.
     pub messages: Vec<(NewMessage, MessageParent)>,
 }
 
-/// What an import did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportOutcome {
-    /// The session's id here.
+    /// Id in this store, which may be the fallback id.
     pub session_id: SessionId,
-    /// Its title.
     pub title: String,
-    /// Messages that were not there before.
+    /// Messages that did not exist before.
     pub added_messages: u64,
 }
 
-/// A piece of a session, and the session as it was when the piece was read.
+/// Consecutive messages of a session, with the session's state when they were read.
 #[derive(Debug)]
 pub struct SessionChunk {
-    /// The session, without its nodes.
+    /// Without its nodes.
     pub session: Session,
-    /// How far each user has read, as a seq.
+    /// Read mark of each user, as a seq.
     pub read_marks: HashMap<String, u32>,
-    /// Messages of all branches in the order of their seqs, without siblings.
+    /// Messages of all branches in the order of their seqs, without sibling ids.
     pub messages: Vec<Message>,
     bytes: usize,
 }
 
 impl SessionChunk {
-    /// A piece without messages.
     pub(super) fn new(session: Session, read_marks: HashMap<String, u32>) -> Self {
         Self { session, read_marks, messages: Vec::new(), bytes: 0 }
     }
 
-    /// Adds a message. Whether there is room for another.
+    /// Adds a message. Returns whether the chunk has room for another one.
     pub(super) fn push(&mut self, message: Message) -> bool {
         self.bytes += message.content.len() + message.parts.as_json().len();
         self.messages.push(message);
+        // Checked after a message is added, so a chunk has at least one, however large.
         self.messages.len() < CHUNK_MESSAGES && self.bytes < CHUNK_BYTES
     }
 }
 
-/// Whole sessions, in and out.
+/// Importing and exporting whole sessions.
 #[async_trait]
 pub trait TransferStore: Send + Sync {
-    /// Adds the session, or to the caller's session of that id the messages it does not have yet:
-    /// all of them or none. Errors: `session_busy`,
-    /// `session_closed`, `invalid_request`.
+    /// Creates the session, or adds the missing messages to the caller's session with that id: all
+    /// of them or none. Errors: `session_busy`, `session_closed`, `invalid_request`.
     async fn import_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         import: ImportSession,
         now: Timestamp,
     ) -> Result<ImportOutcome>;
 
-    /// Reads on in a session, behind the message with the seq `after` (0 is the beginning):
-    /// messages until `SessionPiece::push` says that there is no more room (a thousand, or a
-    /// mebibyte), so at least one if there is one. Session and messages are one consistent view; as messages never change and
-    /// never go away one by one, those up to the first piece's `messages_count` are together what
-    /// the session held then. Siblings need not be looked up. The access is
-    /// [`Own`](crate::domain::principal::AccessLevel::Owner). Errors: `session_not_found`, `forbidden`.
+    /// Reads the messages that follow the seq `after` (0 for the beginning) until a
+    /// [`SessionChunk`] is full: up to 1,000 messages or 1 MiB, and at least one if any is left.
+    ///
+    /// Session and messages are one consistent snapshot. Messages never change and are never
+    /// deleted one by one, so those up to the first chunk's `messages_count` are exactly what the
+    /// session contained at that moment. Requires
+    /// [`AccessLevel::Owner`](crate::domain::principal::AccessLevel::Owner). Errors:
+    /// `session_not_found`, `forbidden`.
     async fn read_chunk(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         after: u32,
     ) -> Result<SessionChunk>;

@@ -1,4 +1,4 @@
-//! What is asked of a store about turns.
+//! Store operations on turns and their logs.
 
 use super::{IdempotencyKey, MessageParent, NewMessage};
 use crate::domain::attachment::render_text_and_images;
@@ -18,31 +18,29 @@ use serde::Serialize;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// The most messages that wait in one session.
+/// Maximum number of queued turns per session.
 pub const MAX_QUEUED: u32 = 8;
 
-/// Who runs turns: an instance of the server, and which of its lives.
+/// The process that runs a turn: a server instance and one start of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LeaseHolder {
-    /// The instance's name, the same after a restart.
+    /// Name of the instance, the same after a restart.
     pub instance: String,
-    /// One start of it.
+    /// Unique id of one start of the instance.
     pub boot: String,
 }
 
-/// Which session a turn is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionTarget {
-    /// One that exists.
+    /// Must exist.
     Existing(SessionId),
-    /// One that is created if it does not exist.
+    /// Created unless it exists.
     Ensure(SessionId),
-    /// A new one with this id.
+    /// Created with this id.
     New(SessionId),
 }
 
 impl SessionTarget {
-    /// The session's id.
     pub fn id(&self) -> &SessionId {
         match self {
             Self::Existing(id) | Self::Ensure(id) | Self::New(id) => id,
@@ -50,316 +48,292 @@ impl SessionTarget {
     }
 }
 
-/// What a known client message id with other content means.
+/// How to treat a client message id that is already in use for other content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DuplicateIdPolicy {
-    /// A mistake of the client's.
+    /// Reject the request with `idempotency_key_reused`.
     Reject,
-    /// An edit: the new message becomes a sibling of the known one.
+    /// Treat it as an edit: the new message becomes a sibling of the existing one.
     Edit,
 }
 
-/// What to do when the session has a running turn.
+/// How to treat a turn for a session that already has a running one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnBusy {
-    /// Refuse.
     #[default]
     Reject,
-    /// Wait behind those that wait already, [`MAX_QUEUED`] at the most.
+    /// Append it to the queue, which holds at most [`MAX_QUEUED`] turns.
     Queue,
-    /// Wait before all others. Whoever asks for this stops the running turn.
+    /// Put it at the front of the queue. The caller then cancels the running turn.
     Interrupt,
 }
 
-/// What a turn answers.
+/// The input that a turn answers.
 #[derive(Debug, Clone)]
 pub enum TurnInput {
-    /// A new message.
     Send {
-        /// The message.
         message: Box<NewMessage>,
-        /// Where it stands.
         parent: MessageParent,
-        /// What its client's id means if it is known already.
+        /// Applied if the client message id is already in use.
         on_duplicate_id: DuplicateIdPolicy,
     },
-    /// The message that a reply (or, if none is named, the last one) answered, once more.
+    /// The message that an existing reply answered.
     Regenerate {
-        /// The reply.
+        /// The reply to regenerate; `None` means the last one of the active path.
         reply_id: Option<MessageId>,
     },
 }
 
-/// Judges a session, and the size of the message to answer, at the moment a turn would begin; an
-/// error keeps the turn from beginning, with nothing stored. It runs inside the store's own step,
-/// so it must be quick.
+/// Checks the session and the size of the message to answer just before a turn begins. An error
+/// rejects the turn, and nothing is stored. Runs inside the store's transaction, possibly more than
+/// once, so it must be fast and free of side effects.
 pub type AdmissionCheck = Box<dyn Fn(&Session, MessageSize) -> Result<()> + Send + Sync>;
 
-/// How large a message is.
+/// The size of a message in the units of model limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MessageSize {
-    /// Its text, and what is attached to it, in tokens of o200k_base.
+    /// Text and attachments in o200k_base tokens.
     pub tokens: u32,
-    /// In bytes, which is no less than its tokens in any vocabulary.
+    /// UTF-8 bytes of the text, an upper bound of its tokens in any vocabulary.
     pub bytes: u32,
-    /// In pictures beside its text.
+    /// Number of images.
     pub images: u32,
 }
 
 impl MessageSize {
-    /// The size of a message whose tokens were counted.
+    /// Measures a message whose tokens are already counted.
     pub fn measure(text: &str, parts: &MessageParts, tokens: u32) -> Self {
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let (told, images) = render_text_and_images(text, parts);
-        Self { tokens, bytes: number(told.len()), images: number(images.len()) }
+        // Measure the text as the prompt will contain it, with its attachments rendered.
+        let (rendered, images) = render_text_and_images(text, parts);
+        Self { tokens, bytes: number(rendered.len()), images: number(images.len()) }
     }
 }
 
-/// A turn to begin.
 pub struct BeginTurn {
-    /// Who asks.
     pub principal: Principal,
-    /// For which session.
     pub target: SessionTarget,
-    /// The project of a session that is created.
+    /// Project of a newly created session.
     pub project_id: Option<ProjectId>,
-    /// What to do when the session is busy.
     pub on_busy: OnBusy,
-    /// How a repetition is known, beside the client's message id.
+    /// Recognizes retries, in addition to the client message id.
     pub idempotency_key: Option<IdempotencyKey>,
-    /// The turn.
     pub turn: TurnSpec,
-    /// Messages that are stored before the one it answers, the first one first. A turn that has some
-    /// never waits.
+    /// Messages stored before the one to answer, in order. A turn with preceding messages
+    /// is never queued.
     pub preceding: Vec<NewMessage>,
-    /// The key that whoever asks came with.
+    /// API key that the caller authenticated with.
     pub key_id: Option<KeyId>,
-    /// What nobody may overrun.
+    /// Quotas that must not be exhausted when the turn begins.
     pub quotas: Arc<[Quota]>,
-    /// The last word, once the session is known.
+    /// Final check, once the session is known.
     pub admission: AdmissionCheck,
-    /// Who will run it.
+    /// Process that will run the turn.
     pub lease_holder: LeaseHolder,
-    /// The time.
     pub now: Timestamp,
 }
 
-/// What a turn is, wherever and whenever it begins.
+/// A turn as its request specifies it, whenever it starts.
 #[derive(Debug, Clone)]
 pub struct TurnSpec {
-    /// Its id.
     pub turn_id: TurnId,
-    /// The id its reply will have.
+    /// Id that the reply will get.
     pub reply_id: MessageId,
-    /// What it answers.
     pub input: TurnInput,
-    /// What it uses, over the session's settings.
+    /// Overrides of the session's settings.
     pub options: SessionSettings,
 }
 
-/// The message a turn answers.
+/// The message that a turn answers. Its role may also be `tool`.
 #[derive(Debug, Clone)]
 pub struct UserMessage {
-    /// Its id.
     pub id: MessageId,
-    /// What it follows.
     pub parent_id: Option<MessageId>,
-    /// Who speaks.
     pub role: Role,
-    /// Its text.
     pub content: String,
-    /// What is not plain text.
     pub parts: MessageParts,
-    /// Its size in tokens of o200k_base.
+    /// Size in o200k_base tokens.
     pub tokens: u32,
 }
 
-/// A turn that has begun: its session is claimed, its question stored.
+/// A turn that has begun: its session is claimed and its message is stored.
 #[derive(Debug)]
 pub struct StartedTurn {
-    /// The session as it is now, without nodes.
+    /// Current state, without nodes.
     pub session: Session,
-    /// What the turn answers.
     pub user_message: UserMessage,
-    /// The turn.
     pub turn: ActiveTurn,
-    /// What it uses, over the session's settings.
+    /// Overrides of the session's settings.
     pub options: SessionSettings,
-    /// Whether the question was stored with it, and not before.
+    /// Whether the message was stored together with the turn; `false` for a regeneration.
     pub is_user_message_new: bool,
-    /// The messages that were stored with it before the question.
+    /// Messages that were stored together with `user_message`, before it.
     pub preceding: Vec<NewMessage>,
-    /// Who pays for it.
+    /// User and API key that are charged.
     pub payer: UsagePayer,
-    /// Whether it waited for another one to end.
+    /// Whether the turn was queued before it started.
     pub was_queued: bool,
 }
 
-/// What came of beginning a turn.
+/// Result of [`TurnStore::begin_turn`].
 #[derive(Debug)]
 pub enum BeginOutcome {
-    /// The reply may be produced.
+    /// The session is claimed, and the reply can be generated.
     Running(Box<StartedTurn>),
-    /// The message waits, safely, for the running turn to end.
+    /// The turn is stored in the queue until the running one has ended.
     Queued {
-        /// The session as it is now, without nodes.
+        /// Current state, without nodes.
         session: Box<Session>,
     },
-    /// The message is stored and a person will answer it.
+    /// The message is stored, and a human agent will answer it.
     HumanTakeover {
-        /// The session as it is now, without nodes.
+        /// Current state, without nodes.
         session: Box<Session>,
-        /// The stored message.
         message_id: MessageId,
     },
-    /// The request came before.
+    /// The request is a retry.
     Repeated {
-        /// The session as it is now, without nodes.
+        /// Current state, without nodes.
         session: Box<Session>,
-        /// What it led to.
+        /// Result of the first request.
         prior: PriorResult,
     },
 }
 
-/// What a request led to when it came first.
+/// Result of the first of several equal requests.
 #[derive(Debug)]
 pub enum PriorResult {
-    /// A turn that runs, or waits to.
+    /// A turn that is running or queued.
     Turn {
-        /// The turn.
         turn_id: TurnId,
-        /// The id its reply will have.
+        /// Id that the reply will get.
         reply_id: MessageId,
     },
-    /// A reply.
     Reply(Box<Message>),
-    /// A message that nobody has answered.
+    /// A message without a reply.
     Unanswered(MessageId),
 }
 
-/// A reply to store.
+/// The reply of a turn to store, if the turn still holds the claim.
 #[derive(Debug, Clone)]
 pub struct FinishTurn {
-    /// The session.
     pub session_id: SessionId,
-    /// The turn; it must still hold the session's claim …
+    /// Must still hold the session's claim …
     pub turn_id: TurnId,
-    /// … in this life of this instance.
+    /// … in the name of this process.
     pub lease_holder: LeaseHolder,
-    /// The reply.
     pub reply: NewMessage,
-    /// What it cost, in billionths of the unit that prices are in; `None` without a price.
+    /// Cost in billionths of the pricing currency; `None` without a price.
     pub cost: Option<i64>,
-    /// Whether quotas go by it: then it is booked when this comes back, and not a moment later.
+    /// Whether quotas depend on this turn: then the totals include its usage as soon as
+    /// the call returns.
     pub counts_toward_quota: bool,
-    /// The last batch of the turn's log, if it has one.
+    /// Last batch of the turn's log; `None` if the turn has no log.
     pub last_batch: Option<LogBatch>,
-    /// Who will run the next waiting turn; `None` leaves it waiting.
+    /// Process that will run the next queued turn; `None` leaves the queue alone.
     pub next_lease_holder: Option<LeaseHolder>,
 }
 
-/// What ran in a session and what waited.
+/// Result of [`TurnStore::cancel_queued_turns`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct CancelledTurns {
-    /// The turn that runs.
+    /// The running turn, which the caller has to cancel.
     pub running: Option<TurnId>,
-    /// The turns that waited, and do no more.
+    /// Turns that were removed from the queue.
     pub dequeued: Vec<TurnId>,
 }
 
-/// What came of storing a reply, or of looking for turns that wait.
+/// Result of finishing a turn or of starting a queued one.
 #[derive(Debug, Default)]
 pub struct FinishOutcome {
-    /// The turn that waited, and has begun.
+    /// The queued turn that has begun.
     pub next: Option<Box<StartedTurn>>,
-    /// Turns that waited and could not begin any more.
+    /// Queued turns that were removed without being started.
     pub skipped: Vec<TurnId>,
 }
 
-/// Turns: begun, queued, finished.
+/// Beginning, queueing and finishing turns.
 #[async_trait]
 pub trait TurnStore: Send + Sync {
-    /// In one step: checks access and status, claims the session, stores the user's message, names
-    /// the session and moves its counters and head; or, in a busy session, queues the turn if it
-    /// may wait. Errors: `session_not_found`, `session_busy`, `session_closed`, `queue_full`,
-    /// `id_conflict`, `message_not_found`, `idempotency_key_reused`, `forbidden` (an earlier message in
-    /// another role than user, by somebody else than the owner), and whatever `admit` says.
+    /// In one transaction: checks access and status, claims the session, stores the user's message,
+    /// names the session and updates its counters and head. In a busy session it queues the turn
+    /// instead, if the request allows that. Errors: `session_not_found`, `session_busy`,
+    /// `session_closed`, `queue_full`, `id_conflict`, `message_not_found`,
+    /// `idempotency_key_reused`, `quota_exceeded`, `forbidden` (a preceding message in a role other
+    /// than user, sent by a participant who is not the owner), and those of the admission check.
     async fn begin_turn(&self, begin: BeginTurn) -> Result<BeginOutcome>;
 
-    /// In one step, if the turn still holds the claim: stores the reply with the end of its log,
-    /// moves counters and head, releases the claim, and begins the next waiting turn. A repeat, when
-    /// the first answer was lost on its way, stores nothing twice. `None` if the claim is gone, with
-    /// nothing stored.
+    /// In one transaction, if the turn still holds the claim: stores the reply and the end of
+    /// its log, updates counters and head, releases the claim, and begins the next queued turn.
+    /// A retry after a lost answer stores nothing twice. `None` if the claim is gone; then
+    /// nothing is stored.
     async fn finish_turn(&self, finish: FinishTurn) -> Result<Option<FinishOutcome>>;
 
-    /// Begins a waiting turn of any session in which none runs; without one, nothing is left that
-    /// waits so.
+    /// Begins a queued turn in any session that has no running one. Without a result, no such
+    /// session is left.
     async fn begin_queued_turn(
         &self,
-        claimant: &LeaseHolder,
+        lease_holder: &LeaseHolder,
         now: Timestamp,
     ) -> Result<FinishOutcome>;
 
-    /// In one step: drops the turns that wait in a session, and says which one runs. If `only` is
-    /// named and another one runs, nothing is dropped, and none is said to run.
+    /// In one transaction: empties the queue of a session and returns the running turn. If `only`
+    /// is given and another turn is running, nothing is removed and no running turn is returned.
     async fn cancel_queued_turns(
         &self,
         session: &SessionId,
         only: Option<&TurnId>,
     ) -> Result<CancelledTurns>;
 
-    /// Drops one turn that waits. Whether it still did.
+    /// Removes one turn from the queue. Returns whether it was still queued.
     async fn remove_queued_turn(&self, session: &SessionId, turn: &TurnId) -> Result<bool>;
 
-    /// Gives a session a title that a model wrote, unless its user has named it or it is gone.
+    /// Sets a title generated by a model, unless the user has set one. Returns whether it was set,
+    /// which is `false` also if the session is gone.
     async fn set_generated_title(&self, session: &SessionId, title: SessionTitle) -> Result<bool>;
 }
 
-/// Some frames of a turn, as its log keeps them.
+/// Consecutive frames of a turn, stored as one entry of its log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogBatch {
-    /// Its place in the log, from 0.
+    /// Position in the log, from 0.
     pub number: u32,
-    /// Whole frames, as they were published.
+    /// Complete frames, as they were published.
     pub frames: Bytes,
 }
 
-/// A batch and whose it is.
+/// A log batch and the turn it belongs to.
 #[derive(Debug, Clone)]
 pub struct TurnLogEntry {
-    /// The session.
     pub session_id: SessionId,
-    /// The turn; it must still hold the session's claim.
+    /// Must still hold the session's claim.
     pub turn_id: TurnId,
-    /// The frames.
     pub batch: LogBatch,
 }
 
-/// A turn whose server is gone.
+/// A turn whose process has died or lost its lease.
 #[derive(Debug)]
 pub struct OrphanedTurn {
-    /// The session.
     pub session_id: SessionId,
-    /// The turn.
     pub turn: ActiveTurn,
-    /// Who holds its claim, as the store has it now.
+    /// Current holder of the claim in the store.
     pub lease_holder: LeaseHolder,
-    /// Its log, whole and in order.
+    /// All batches of the log, in order.
     pub log: Vec<Bytes>,
-    /// The number of the batch that can follow.
+    /// Number of the next batch to write.
     pub next_batch: u32,
 }
 
-/// The turn log: the frames of running turns, kept so that neither a crash nor a restart loses
-/// them, and so that whoever comes late can still read them.
+/// The turn log: frames of running turns, stored so that they survive a crash and can be read by
+/// clients that join late.
 #[async_trait]
 pub trait TurnLogStore: Send + Sync {
-    /// Adds batches to the logs of turns that still hold their claims. Gives the turns that do not:
-    /// they can store nothing any more.
+    /// Appends batches to the logs of turns that still hold their claims. Returns the turns that do
+    /// not: the store accepts nothing from them any more.
     async fn append_log(&self, entries: Vec<TurnLogEntry>) -> Result<Vec<TurnId>>;
 
-    /// The log of a turn of this session that runs, or ended at `since` or later, in order; empty if
-    /// there is none.
+    /// Reads the log of a turn in this session, in order, if the turn is running or ended at
+    /// `since` or later. Empty if there is no log.
     async fn read_log(
         &self,
         session: &SessionId,
@@ -367,20 +341,22 @@ pub trait TurnLogStore: Send + Sync {
         since: Timestamp,
     ) -> Result<Vec<Bytes>>;
 
-    /// Drops logs of turns that ended before a time, not too many in one step. How many batches
-    /// that were; none if nothing is left.
+    /// Deletes logs of turns that ended before a time, a limited number per call. Returns the
+    /// number of deleted batches, 0 if nothing is left.
     async fn delete_ended_logs(&self, ended_before: Timestamp) -> Result<u64>;
 
-    /// Says that an instance lives.
-    async fn record_heartbeat(&self, claimant: &LeaseHolder, now: Timestamp) -> Result<()>;
+    /// Records a heartbeat, which renews the lease of an instance.
+    async fn record_heartbeat(&self, lease_holder: &LeaseHolder, now: Timestamp) -> Result<()>;
 
-    /// Some of the turns that nobody runs, none if there are none: of earlier lives of this instance, of others that have been
-    /// silent too long, and of this very life if `running` does not know them. Whoever ran them can
-    /// write nothing of them from here on. A store that only one process can open knows them at
-    /// once; in another one, this life must have said that it lives.
+    /// Returns some of the orphaned turns: those of earlier starts of this instance, those of
+    /// instances whose lease has expired, and those of this process that are missing from
+    /// `running`. From then on, their former holders can write nothing more to them.
+    ///
+    /// A store that only one process can open knows them at once. With a shared one, this process
+    /// must have recorded a heartbeat before.
     async fn find_orphaned_turns(
         &self,
-        claimant: &LeaseHolder,
+        lease_holder: &LeaseHolder,
         running: &HashSet<TurnId>,
     ) -> Result<Vec<OrphanedTurn>>;
 }

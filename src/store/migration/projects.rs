@@ -1,21 +1,20 @@
-//! Projects moved as they are kept: their ids, versions and times stay what they are, and what was
-//! written is read back and compared.
+//! Migration of projects exactly as they are stored: ids, versions and times stay the same, and the
+//! copy is read back and compared.
 
 use super::{MigrationSource, MigrationTarget, with_retry};
 use crate::domain::{Principal, Project, ProjectId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{NewFile, ProjectStore, StoredFile};
 
-/// What became of a project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProjectMigrationOutcome {
-    /// It is there, and reads back as it was.
+    /// Present and equal, whether copied now or before.
     Equal,
-    /// What is there is not equal: it was used since. It is left alone.
+    /// Present but different: it was used since. It is left alone.
     Differs,
 }
 
-/// Moves a project, unless it is there already; begins anew when a store fails for a moment.
+/// Migrates a project unless it is present. Starts over after a transient failure of a store.
 pub(crate) async fn migrate_project(
     from: &dyn MigrationSource,
     to: &dyn MigrationTarget,
@@ -28,20 +27,19 @@ pub(crate) async fn migrate_project(
             let files: Vec<_> = files.iter().map(to_new_file).collect();
             to.insert_project(project, &files).await?;
         }
-        let is_equal = load_project(to, id).await?.is_some_and(|there| there == original);
+        let is_equal = load_project(to, id).await?.is_some_and(|stored| stored == original);
         Ok(if is_equal { ProjectMigrationOutcome::Equal } else { ProjectMigrationOutcome::Differs })
     })
     .await
 }
 
-/// A project with all of its files.
 async fn load_project(
     store: &(impl ProjectStore + ?Sized),
     id: &ProjectId,
 ) -> Result<Option<(Project, Vec<StoredFile>)>> {
     let all = |project: &Project| project.files.iter().map(|file| file.path.clone()).collect();
     match store.select_files(&Principal::server(), id, Box::new(all)).await {
-        Ok(found) => Ok(Some(found)),
+        Ok(loaded) => Ok(Some(loaded)),
         Err(error) if error.kind == ErrorKind::ProjectNotFound => Ok(None),
         Err(error) => Err(error),
     }

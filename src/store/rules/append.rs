@@ -1,7 +1,8 @@
-//! Adding one message to a session: its place, its node, the session's head and counters.
+//! Appending one message to a session: its position, its node, and the head and
+//! counters of the session.
 //!
-//! Every message that a store holds came through [`append_message`], so the invariants of nodes, head and
-//! counters are kept here and nowhere else.
+//! Every stored message passes through [`append_message`], so the invariants of nodes, head and
+//! counters are maintained here and nowhere else.
 
 use crate::domain::message::{MESSAGE_TOKEN_OVERHEAD, truncate_preview};
 use crate::domain::node::{self, NodePlacement};
@@ -13,10 +14,9 @@ use crate::store::transaction::{
 };
 use crate::store::{MessageParent, NewMessage};
 
-/// Finds the message under which a new one stands; `None` makes it a root. Errors:
-/// `message_not_found`.
+/// Resolves the parent of a new message; `None` makes it a root. Errors: `message_not_found`.
 pub(super) async fn resolve_parent(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     row: &SessionRow,
     parent: &MessageParent,
 ) -> Result<Option<LocatedMessage>> {
@@ -24,18 +24,18 @@ pub(super) async fn resolve_parent(
         MessageParent::Root => Ok(None),
         MessageParent::Head => Ok(row.located_head()),
         MessageParent::Message(id) => {
-            Ok(Some(work.find_message(row, id).await?.ok_or_else(Error::message_not_found)?))
+            Ok(Some(tx.find_message(row, id).await?.ok_or_else(Error::message_not_found)?))
         }
     }
 }
 
-/// Stores a message behind its parent and makes it the head. `row` is brought up to date, so that
+/// Stores a message below its parent and makes it the head. Updates `row` in memory, so that
 /// further messages can follow; [`save_session`] writes it back.
 ///
-/// Invariant: `messages` is the number of messages and the highest seq; `head` names the newest
+/// Invariant: `messages_count` is the number of messages and the highest seq; the head is the last
 /// message of the active path; each message is in exactly one node.
 pub(super) async fn append_message(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     row: &mut SessionRow,
     message: &NewMessage,
     parent: Option<&LocatedMessage>,
@@ -48,9 +48,11 @@ pub(super) async fn append_message(
         ));
     }
     let size = node::message_size(&message.body.content, message.body.parts.as_json());
+    // A message joins the node of its parent only if that message is the node's last one. So each
+    // node stays a contiguous run of one path, whichever branches are added.
     let (node, opens_node) = match parent {
         Some(parent) => {
-            let fill = work.node_fill(row, parent.location).await?;
+            let fill = tx.node_fill(row, parent.location).await?;
             match node::choose_placement(Some(fill), size) {
                 NodePlacement::AppendToParent => (parent.location.node, false),
                 NodePlacement::OpenNode => (row.node_count + 1, true),
@@ -59,12 +61,14 @@ pub(super) async fn append_message(
         None => (row.node_count + 1, true),
     };
     let at = MessageLocation { node, seq };
+    // The sum is stored with each message: all instances cut a path at the same places, and none
+    // has to read the path for that.
     let before = match parent {
-        Some(parent) => work.path_tokens(row, parent.location).await?,
+        Some(parent) => tx.path_tokens(row, parent.location).await?,
         None => 0,
     };
     let path_tokens = before + u64::from(message.tokens) + u64::from(MESSAGE_TOKEN_OVERHEAD);
-    work.insert_message(
+    tx.insert_message(
         row,
         MessageInsert { message, location: at, parent, opens_node, size, path_tokens },
     )
@@ -76,17 +80,18 @@ pub(super) async fn append_message(
     session.head_id = Some(message.id.clone());
     row.head = Some(at);
     session.last_message = Some(truncate_preview(&message.body.content).to_owned());
-    // A message that was written earlier, and stored now, takes no time back.
+    // A message that was written earlier and is stored now must not move the time back.
     session.last_message_at = session.last_message_at.max(Some(message.created_at));
+    // An owner who writes has also seen the session.
     if message.role == Role::User && message.sender_id == session.owner {
         session.last_seen = session.last_seen.max(Some(message.created_at));
     }
     Ok(at)
 }
 
-/// Names the session after its first user message, unless something has named it already.
+/// Names the session after a user message, unless it has a title already.
 pub(super) async fn apply_auto_title(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     row: &mut SessionRow,
     message: &NewMessage,
 ) -> Result<()> {
@@ -96,19 +101,20 @@ pub(super) async fn apply_auto_title(
     let Some(title) = SessionTitle::from_first_message(&message.body.content) else {
         return Ok(());
     };
-    work.set_title(row, &title).await?;
+    tx.set_title(row, &title).await?;
+    // Keeps `row` equal to the stored session, because callers return it.
     row.session.version += 1;
     row.session.title = title.text;
     row.session.title_source = title.source;
     Ok(())
 }
 
-/// Writes back what [`append_message`] moved.
+/// Writes back what [`append_message`] changed.
 pub(super) async fn save_session(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     row: &mut SessionRow,
     now: Timestamp,
 ) -> Result<()> {
     row.session.updated_at = now;
-    work.save_counters(row).await
+    tx.save_counters(row).await
 }

@@ -1,4 +1,4 @@
-//! Requests that came before: found by their key, or by the name that the client gave its message.
+//! Retries of earlier requests, recognized by their idempotency key or by the client message id.
 
 use super::idempotency_keys::key_reused;
 use super::sessions::get_session;
@@ -9,49 +9,52 @@ use crate::store::queued_turn::QueuedTurn;
 use crate::store::transaction::{MessageLocation, PriorRequest, SessionRow, StoreTransaction};
 use crate::store::{BeginOutcome, NewMessage, PriorResult, TurnInput};
 
-/// What a repeated request led to; `None` if nothing is left of it.
+/// Returns the result of the recorded request; `None` if nothing is left of it.
 pub(super) async fn find_result_by_key(
-    work: &mut impl StoreTransaction,
-    who: &Principal,
-    known: &PriorRequest,
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
+    request: &PriorRequest,
 ) -> Result<Option<BeginOutcome>> {
-    let row = get_session(work, who, &known.session_id, AccessLevel::Participant).await?;
-    if let Some(turn) = &known.turn_id {
-        let runs = row.session.active_turn.as_ref().is_some_and(|active| active.turn_id == *turn);
-        if runs
-            || work.queued_turns(&row).await?.iter().any(|waiting| waiting.turn.turn_id == *turn)
+    let row = get_session(tx, principal, &request.session_id, AccessLevel::Participant).await?;
+    if let Some(turn) = &request.turn_id {
+        let is_running =
+            row.session.active_turn.as_ref().is_some_and(|active| active.turn_id == *turn);
+        if is_running
+            || tx.queued_turns(&row).await?.iter().any(|queued| queued.turn.turn_id == *turn)
         {
-            // What a turn leads to is its reply.
-            let reply_id = known.message_id.clone();
-            let led_to = PriorResult::Turn { turn_id: turn.clone(), reply_id };
-            return Ok(Some(BeginOutcome::Repeated {
-                session: Box::new(row.session),
-                prior: led_to,
-            }));
+            // For a request that started a turn, the recorded message is the reply.
+            let reply_id = request.message_id.clone();
+            let prior = PriorResult::Turn { turn_id: turn.clone(), reply_id };
+            return Ok(Some(BeginOutcome::Repeated { session: Box::new(row.session), prior }));
         }
     }
-    let Some(place) = work.find_message(&row, &known.message_id).await? else { return Ok(None) };
-    let message = work.read_message(&row, place.location).await?;
+    // The turn is over, or there was none: the recorded message itself is the result. If it is
+    // gone, the request counts as new.
+    let Some(located) = tx.find_message(&row, &request.message_id).await? else { return Ok(None) };
+    let message = tx.read_message(&row, located.location).await?;
     Ok(Some(match (message.role, &message.parent_id) {
         (Role::Assistant, Some(_)) => {
-            let led_to = PriorResult::Reply(Box::new(message));
-            BeginOutcome::Repeated { session: Box::new(row.session), prior: led_to }
+            let prior = PriorResult::Reply(Box::new(message));
+            BeginOutcome::Repeated { session: Box::new(row.session), prior }
         }
+        // Not a reply, so the message was left for a human agent.
         _ => BeginOutcome::HumanTakeover { session: Box::new(row.session), message_id: message.id },
     }))
 }
 
-/// The waiting turn of a message that its client sent before. Errors: `idempotency_key_reused`.
+/// Finds the queued turn whose message has the same client message id. Errors:
+/// `idempotency_key_reused` if the content differs.
 pub(super) async fn find_queued_duplicate(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     row: &SessionRow,
     new: &NewMessage,
 ) -> Result<Option<PriorResult>> {
     let Some(id) = &new.client_message_id else { return Ok(None) };
-    for QueuedTurn { turn, .. } in work.queued_turns(row).await? {
+    for QueuedTurn { turn, .. } in tx.queued_turns(row).await? {
         match &turn.input {
             TurnInput::Send { message, .. } if message.client_message_id.as_ref() == Some(id) => {
-                let (old, new) = (&message.body, &new.body);
+                let old = &message.body;
+                let new = &new.body;
                 let is_same =
                     old.content == new.content && old.parts.as_json() == new.parts.as_json();
                 return if is_same {
@@ -66,58 +69,60 @@ pub(super) async fn find_queued_duplicate(
     Ok(None)
 }
 
-/// A stored message that a client names again.
+/// A stored message that has the same client message id.
 pub(super) struct DuplicateMessage {
     pub(super) message: Message,
     location: MessageLocation,
 }
 
-pub(super) fn has_same_content(known: &Message, new: &NewMessage) -> bool {
-    known.role == new.role
-        && known.content == new.body.content
-        && known.parts.as_json() == new.body.parts.as_json()
+pub(super) fn has_same_content(stored: &Message, new: &NewMessage) -> bool {
+    stored.role == new.role
+        && stored.content == new.body.content
+        && stored.parts.as_json() == new.body.parts.as_json()
 }
 
-/// The newest message that has the new one's client id as its id or its client id.
+/// Finds the newest message whose id or client message id is the new one's client message id.
 pub(super) async fn find_duplicate_message(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     row: &SessionRow,
     new: &NewMessage,
 ) -> Result<Option<DuplicateMessage>> {
     let Some(id) = &new.client_message_id else { return Ok(None) };
-    let Some(place) = work.find_newest_message(row, id).await? else { return Ok(None) };
-    let message = work.read_message(row, place.location).await?;
-    Ok(Some(DuplicateMessage { message, location: place.location }))
+    let Some(located) = tx.find_newest_message(row, id).await? else { return Ok(None) };
+    let message = tx.read_message(row, located.location).await?;
+    Ok(Some(DuplicateMessage { message, location: located.location }))
 }
 
-/// The first reply is the one that the repeated request got.
+/// Builds the outcome of a retry: the running turn or else the first reply, which is the one that
+/// the original request got.
 pub(super) async fn build_repeated_outcome(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     row: SessionRow,
-    known: DuplicateMessage,
+    duplicate: DuplicateMessage,
 ) -> Result<BeginOutcome> {
-    let id = known.message.id;
+    let id = duplicate.message.id;
     let running = row.session.active_turn.as_ref();
+    // A turn that answers another message is not a result of this request.
     let running = running.filter(|turn| turn.user_message_id.as_ref() == Some(&id));
-    let led_to = match running {
+    let prior = match running {
         Some(turn) => {
             PriorResult::Turn { turn_id: turn.turn_id.clone(), reply_id: turn.message_id.clone() }
         }
-        None => match find_first_reply(work, &row, known.location).await? {
+        None => match find_first_reply(tx, &row, duplicate.location).await? {
             Some(reply) => PriorResult::Reply(Box::new(reply)),
             None => PriorResult::Unanswered(id),
         },
     };
-    Ok(BeginOutcome::Repeated { session: Box::new(row.session), prior: led_to })
+    Ok(BeginOutcome::Repeated { session: Box::new(row.session), prior })
 }
 
 async fn find_first_reply(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     row: &SessionRow,
-    under: MessageLocation,
+    parent: MessageLocation,
 ) -> Result<Option<Message>> {
-    for at in work.list_children(row, under).await? {
-        let child = work.read_message(row, at).await?;
+    for at in tx.list_children(row, parent).await? {
+        let child = tx.read_message(row, at).await?;
         if child.role == Role::Assistant {
             return Ok(Some(child));
         }

@@ -1,19 +1,19 @@
-//! Requests that may be repeated: known by their key for a day.
+//! Requests recorded under an idempotency key, which recognizes their retries for a day.
 
 use crate::domain::{MessageId, Principal, SessionId, Timestamp, TurnId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::transaction::{PriorRequest, StoreTransaction};
 use crate::store::{IdempotencyKey, RetryWindow};
 
-/// How long a request is known by its key, in milliseconds.
 const KEY_LIFETIME_MS: i64 = 24 * 60 * 60 * 1000;
-/// How long a library goes on sending a request again, in milliseconds.
+/// How long client libraries keep retrying a request.
 const SHORT_WINDOW_MS: i64 = 2 * 60 * 1000;
 
-/// Looks a request up. Errors: `idempotency_key_reused` if it said something else.
+/// Finds the request recorded under a key. Errors: `idempotency_key_reused` if its
+/// body was different.
 pub(super) async fn find_prior_request(
-    work: &mut impl StoreTransaction,
-    who: &Principal,
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
     key: &IdempotencyKey,
     now: Timestamp,
 ) -> Result<Option<PriorRequest>> {
@@ -21,37 +21,39 @@ pub(super) async fn find_prior_request(
         RetryWindow::Full | RetryWindow::Disabled => oldest_valid_request(now),
         RetryWindow::Short => Timestamp::from_millis(now.as_millis() - SHORT_WINDOW_MS),
     };
-    // What is known is looked at in any case: a new note takes its place.
-    match work.find_request(who, key, since).await? {
+    // The lookup is needed even where the result is ignored: MongoDB replaces exactly the record
+    // that this transaction has read.
+    match tx.find_request(principal, key, since).await? {
         _ if key.retry_window == RetryWindow::Disabled => Ok(None),
-        Some(known) if known.fingerprint != key.fingerprint => Err(key_reused("Idempotency-Key")),
-        known => Ok(known),
+        Some(request) if request.fingerprint != key.fingerprint => {
+            Err(key_reused("Idempotency-Key"))
+        }
+        request => Ok(request),
     }
 }
 
-/// Remembers a request.
 pub(super) async fn record_request(
-    work: &mut impl StoreTransaction,
-    who: &Principal,
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
     key: &IdempotencyKey,
     (session, message_id, turn_id): (&SessionId, &MessageId, Option<&TurnId>),
     now: Timestamp,
 ) -> Result<()> {
-    let known = PriorRequest {
+    let request = PriorRequest {
         fingerprint: key.fingerprint.clone(),
         session_id: session.clone(),
         message_id: message_id.clone(),
         turn_id: turn_id.cloned(),
     };
-    work.record_request(who, key, &known, now, oldest_valid_request(now)).await
+    tx.record_request(principal, key, &request, now, oldest_valid_request(now)).await
 }
 
-/// When a request was made that is forgotten now.
+/// Requests recorded before this time are no longer recognized.
 pub(in crate::store) fn oldest_valid_request(now: Timestamp) -> Timestamp {
     Timestamp::from_millis(now.as_millis() - KEY_LIFETIME_MS)
 }
 
 pub(super) fn key_reused(what: &'static str) -> Error {
-    let message = format!("this {what} was used before, with other content");
+    let message = format!("this {what} was already used with different content");
     Error::new(ErrorKind::IdempotencyKeyReused, message)
 }

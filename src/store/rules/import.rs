@@ -1,4 +1,4 @@
-//! Whole sessions, added or completed.
+//! Import of whole sessions: created, or completed with the messages they lack.
 
 use super::append::{append_message, apply_auto_title, resolve_parent, save_session};
 use super::posts::{ensure_idle, ensure_open};
@@ -9,61 +9,66 @@ use crate::store::transaction::{LocatedMessage, SessionRow, StoreTransaction};
 use crate::store::{ImportOutcome, ImportSession, MessageParent};
 
 pub(in crate::store) async fn import_session(
-    work: &mut impl StoreTransaction,
-    who: &Principal,
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
     import: &ImportSession,
     now: Timestamp,
 ) -> Result<ImportOutcome> {
-    let (mut row, was_there) = find_or_create_session(work, who, import).await?;
+    let (mut row, existed) = find_or_create_session(tx, principal, import).await?;
     ensure_idle(&row)?;
-    let before = row.session.messages_count;
-    work.preload_message_ids(&row).await?;
+    let count_before = row.session.messages_count;
+    tx.preload_message_ids(&row).await?;
     let mut last = row.located_head();
     for (index, (message, parent)) in import.messages.iter().enumerate() {
-        let under = match parent {
+        let parent_message = match parent {
             MessageParent::Root => None,
+            // The preceding entry of the file, or the present head for the first one.
             MessageParent::Head => last.take(),
             MessageParent::Message(_) => {
-                resolve_parent(work, &row, parent).await.map_err(|error| {
+                resolve_parent(tx, &row, parent).await.map_err(|error| {
                     unknown_reference(format!("messages[{index}].parentId"), parent, error)
                 })?
             }
         };
-        let at = match work.find_message_by_id(&row, &message.id).await? {
-            Some(place) => place.location,
+        let at = match tx.find_message_by_id(&row, &message.id).await? {
+            // Known from an earlier import: the same file twice adds nothing.
+            Some(located) => located.location,
             None => {
-                if was_there {
+                // Checked only when there is something to add, so that an import without news
+                // succeeds on a closed session, too.
+                if existed {
                     ensure_open(&row)?;
                 }
-                let at = append_message(work, &mut row, message, under.as_ref()).await?;
+                let at = append_message(tx, &mut row, message, parent_message.as_ref()).await?;
                 if !import.keep_title {
-                    apply_auto_title(work, &mut row, message).await?;
+                    apply_auto_title(tx, &mut row, message).await?;
                 }
                 at
             }
         };
         last = Some(LocatedMessage { id: message.id.clone(), location: at });
     }
-    let added = row.session.messages_count - before;
+    let added = row.session.messages_count - count_before;
     if added > 0 {
-        let named = import.head_id.clone().map(MessageParent::Message);
-        let head = match &named {
-            Some(named) => resolve_parent(work, &row, named)
+        // Each append has moved the head, but the file may name another one.
+        let reference = import.head_id.clone().map(MessageParent::Message);
+        let head = match &reference {
+            Some(reference) => resolve_parent(tx, &row, reference)
                 .await
-                .map_err(|error| unknown_reference("headId".to_owned(), named, error))?,
+                .map_err(|error| unknown_reference("headId".to_owned(), reference, error))?,
             None => last,
         };
         if let Some(head) = head {
             row.session.head_id = Some(head.id);
             row.head = Some(head.location);
         }
-        // A new session is as the file says; one that was there is not taken back.
-        row.session.last_seen = if was_there {
+        // A new session takes the time from the file; that of an existing one must not go back.
+        row.session.last_seen = if existed {
             row.session.last_seen.max(import.last_seen)
         } else {
             import.last_seen.or(row.session.last_seen)
         };
-        save_session(work, &mut row, now).await?;
+        save_session(tx, &mut row, now).await?;
     }
     Ok(ImportOutcome {
         session_id: row.session.id,
@@ -72,25 +77,25 @@ pub(in crate::store) async fn import_session(
     })
 }
 
-/// The session to add to, and whether it was there before. An id that another user has becomes
-/// another one, the same each time.
+/// Finds or creates the session to add to, and says whether it existed. An id that belongs to
+/// another user is replaced by the fallback id, which is the same on every import.
 async fn find_or_create_session(
-    work: &mut impl StoreTransaction,
-    who: &Principal,
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
     import: &ImportSession,
 ) -> Result<(SessionRow, bool)> {
     for id in [&import.id, &import.fallback_id] {
-        match work.find_session(id).await? {
-            None => return Ok((create_imported_session(work, who, id, import).await?, false)),
-            Some(row) if row.session.owner == who.user => return Ok((row, true)),
+        match tx.find_session(id).await? {
+            None => return Ok((create_imported_session(tx, principal, id, import).await?, false)),
+            Some(row) if row.session.owner == principal.user => return Ok((row, true)),
             Some(_) => {}
         }
     }
     Err(id_conflict())
 }
 
-fn unknown_reference(field: String, named: &MessageParent, error: Error) -> Error {
-    match (error.kind, named) {
+fn unknown_reference(field: String, reference: &MessageParent, error: Error) -> Error {
+    match (error.kind, reference) {
         (ErrorKind::MessageNotFound, MessageParent::Message(id)) => Error::invalid_field(
             field,
             format!("must name a message of the session, {id} does not"),
@@ -100,20 +105,21 @@ fn unknown_reference(field: String, named: &MessageParent, error: Error) -> Erro
 }
 
 async fn create_imported_session(
-    work: &mut impl StoreTransaction,
-    who: &Principal,
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
     id: &SessionId,
     import: &ImportSession,
 ) -> Result<SessionRow> {
-    let mut row = work.insert_session(&who.user, id, &import.fields, import.created_at).await?;
-    work.set_imported_fields(&row, import).await?;
+    let mut row = tx.insert_session(&principal.user, id, &import.fields, import.created_at).await?;
+    tx.set_imported_fields(&row, import).await?;
+    // Keeps `row` equal to the stored session.
     row.session.status = import.status.clone();
     row.session.archived = import.archived;
     row.session.pinned = import.pinned;
     row.session.last_seen = import.last_seen;
     if !import.read_marks.is_empty() {
         row.read_marks.clone_from(&import.read_marks);
-        work.save_read_marks(&row).await?;
+        tx.save_read_marks(&row).await?;
     }
     Ok(row)
 }

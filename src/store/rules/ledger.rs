@@ -1,5 +1,5 @@
-//! Quotas and the ledger: nobody begins what is spent already, and what a turn used is booked by the
-//! step that ends it.
+//! Quotas and the ledger: no turn begins once a quota is exhausted, and the transaction that
+//! finishes a turn records its usage.
 
 use crate::domain::quota::{Quota, QuotaUnit, UsagePayer};
 use crate::domain::usage::Cost;
@@ -10,9 +10,9 @@ use crate::store::transaction::{SessionRow, StoreTransaction};
 use crate::store::{FinishTurn, LedgerEntry};
 use serde_json::json;
 
-/// Refuses a turn whose quota is spent. Errors: `quota_exceeded`.
+/// Rejects a turn if one of the quotas is exhausted. Errors: `quota_exceeded`.
 pub(super) async fn check_quotas(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     quotas: &[Quota],
     payer: &UsagePayer,
     session: &Session,
@@ -20,29 +20,32 @@ pub(super) async fn check_quotas(
 ) -> Result<()> {
     for quota in quotas {
         let project = session.project_id.as_ref();
-        let Some((purse, since)) = quota_window(quota, payer, &session.owner, project, now) else {
+        // Some quotas do not apply, such as one per API key to a caller without a key.
+        let Some((quota_key, since_day)) = quota_window(quota, payer, &session.owner, project, now)
+        else {
             continue;
         };
-        if work.usage_total(&purse, since).await?.is_exhausted(quota) {
+        if tx.usage_total(&quota_key, since_day).await?.is_exhausted(quota) {
             return Err(quota_exceeded(quota, now));
         }
     }
     Ok(())
 }
 
-/// The refusal of a turn whose quota is spent.
+/// The error for an exhausted quota, with the time of its reset.
 pub(crate) fn quota_exceeded(quota: &Quota, now: Timestamp) -> Error {
-    let ends = quota.period.ends_at(now);
-    let wait = ends.duration_since(now).as_secs() + 1;
+    let resets_at = quota.period.ends_at(now);
+    // Rounded up: a client that waits this long must find the new period.
+    let retry_after = resets_at.duration_since(now).as_secs() + 1;
     let limit = match quota.unit {
         QuotaUnit::Tokens => json!(quota.limit),
         QuotaUnit::Cost => json!(Cost(quota.limit)),
     };
-    Error::new(ErrorKind::QuotaExceeded, format!("{} is spent", quota.describe()))
-        .with_details(json!({ "limit": limit, "resetsAt": ends, "retryAfter": wait }))
+    Error::new(ErrorKind::QuotaExceeded, format!("{} is used up", quota.describe()))
+        .with_details(json!({ "limit": limit, "resetsAt": resets_at, "retryAfter": retry_after }))
 }
 
-/// The line of a turn that ends; none if nothing is known of what it used.
+/// Builds the ledger entry of a finished turn; `None` if its usage is unknown.
 pub(super) fn build_ledger_entry(row: &SessionRow, finish: &FinishTurn) -> Option<LedgerEntry> {
     let reply = &finish.reply;
     Some(LedgerEntry {

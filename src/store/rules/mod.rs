@@ -1,7 +1,9 @@
-//! What may happen to a session, and in which order: the same in every database.
+//! The rules of the store: what may happen to a session, and in which order. They are the same
+//! in every database.
 //!
-//! Each function is one atomic step over a [`Work`](super::transaction::StoreTransaction). It may be run again from
-//! the start when the database asks for that, so it keeps nothing outside the step.
+//! Each function is one atomic transaction over a
+//! [`StoreTransaction`](super::transaction::StoreTransaction). A database may run it again from the
+//! start after a conflict, so it must not keep state outside the transaction.
 
 mod append;
 mod idempotency;
@@ -15,7 +17,7 @@ mod sessions;
 mod tree;
 mod turns;
 
-pub(super) use idempotency_keys::oldest_valid_request as oldest_request;
+pub(super) use idempotency_keys::oldest_valid_request;
 pub(super) use import::import_session;
 pub(crate) use ledger::quota_exceeded;
 pub(super) use posts::post_message;

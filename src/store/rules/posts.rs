@@ -1,4 +1,4 @@
-//! Messages posted without a model.
+//! Messages posted without asking a model.
 
 use super::append::{append_message, apply_auto_title, resolve_parent, save_session};
 use super::idempotency_keys;
@@ -10,73 +10,81 @@ use crate::store::PostMessage;
 use crate::store::transaction::{MessageLocation, SessionRow, StoreTransaction};
 
 pub(in crate::store) async fn post_message(
-    work: &mut impl StoreTransaction,
-    who: &Principal,
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
     post: &PostMessage,
 ) -> Result<(Message, Session)> {
-    let mut row = get_session(work, who, &post.session_id, AccessLevel::Participant).await?;
+    let mut row = get_session(tx, principal, &post.session_id, AccessLevel::Participant).await?;
     let message = &post.message;
-    ensure_role_allowed(&row, who, message.role)?;
-    if let Some(at) = find_duplicate_post(work, who, &row, post).await? {
-        let message = work.read_message(&row, at).await?;
+    ensure_role_allowed(&row, principal, message.role)?;
+    // Before the checks of the status: a retry gets its first result even if the session has been
+    // closed or has become busy meanwhile.
+    if let Some(at) = find_duplicate_post(tx, principal, &row, post).await? {
+        let message = tx.read_message(&row, at).await?;
         return Ok((message, row.into_session_with_nodes()));
     }
     ensure_open(&row)?;
     ensure_idle(&row)?;
-    let parent = resolve_parent(work, &row, &post.parent).await?;
-    let at = append_message(work, &mut row, message, parent.as_ref()).await?;
-    apply_auto_title(work, &mut row, message).await?;
-    save_session(work, &mut row, post.now).await?;
+    let parent = resolve_parent(tx, &row, &post.parent).await?;
+    let at = append_message(tx, &mut row, message, parent.as_ref()).await?;
+    apply_auto_title(tx, &mut row, message).await?;
+    save_session(tx, &mut row, post.now).await?;
     if let Some(key) = &post.idempotency_key {
-        let led_to = (&post.session_id, &message.id, None);
-        idempotency_keys::record_request(work, who, key, led_to, post.now).await?;
+        let result = (&post.session_id, &message.id, None);
+        idempotency_keys::record_request(tx, principal, key, result, post.now).await?;
     }
-    let message = work.read_message(&row, at).await?;
+    let message = tx.read_message(&row, at).await?;
     Ok((message, row.into_session_with_nodes()))
 }
 
-/// Where the message lies that this request stored when it came before.
+/// Finds the message that an earlier attempt of this request has stored.
 async fn find_duplicate_post(
-    work: &mut impl StoreTransaction,
-    who: &Principal,
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
     row: &SessionRow,
     post: &PostMessage,
 ) -> Result<Option<MessageLocation>> {
     if let Some(key) = &post.idempotency_key
-        && let Some(known) = idempotency_keys::find_prior_request(work, who, key, post.now).await?
-        && known.session_id == row.session.id
+        && let Some(prior) =
+            idempotency_keys::find_prior_request(tx, principal, key, post.now).await?
+        // A key is not bound to a session: in another one it belongs to another request.
+        && prior.session_id == row.session.id
     {
-        return Ok(work.find_message(row, &known.message_id).await?.map(|place| place.location));
+        return Ok(tx.find_message(row, &prior.message_id).await?.map(|located| located.location));
     }
     match &post.message.client_message_id {
-        Some(id) => Ok(work.find_message(row, id).await?.map(|place| place.location)),
+        Some(id) => Ok(tx.find_message(row, id).await?.map(|located| located.location)),
         None => Ok(None),
     }
 }
 
-/// Roles other than user are the owner's.
-pub(super) fn ensure_role_allowed(row: &SessionRow, who: &Principal, role: Role) -> Result<()> {
-    if role != Role::User && authorize_access(row.clone(), who, AccessLevel::Owner).is_err() {
+/// Only the owner may post in roles other than user. Errors: `forbidden`.
+pub(super) fn ensure_role_allowed(
+    row: &SessionRow,
+    principal: &Principal,
+    role: Role,
+) -> Result<()> {
+    if role != Role::User && authorize_access(row.clone(), principal, AccessLevel::Owner).is_err() {
         return Err(Error::new(
             ErrorKind::Forbidden,
-            "only the session's owner may post in another role than user",
+            "only the session's owner may post in roles other than user",
         ));
     }
     Ok(())
 }
 
-/// Nothing can be added to a closed session.
+/// Nothing can be added to a closed session. Errors: `session_closed`.
 pub(super) fn ensure_open(row: &SessionRow) -> Result<()> {
     if row.session.status.is_closed() {
         return Err(Error::new(
             ErrorKind::SessionClosed,
-            "the session is closed; set its status to go on",
+            "the session is closed; change its status to reopen it",
         ));
     }
     Ok(())
 }
 
-/// Invariant: while a turn runs nothing else moves the head.
+/// Invariant: while a turn is running, nothing else moves the head. Errors: `session_busy`.
 pub(super) fn ensure_idle(row: &SessionRow) -> Result<()> {
     match &row.session.active_turn {
         None => Ok(()),

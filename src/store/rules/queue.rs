@@ -1,4 +1,4 @@
-//! Turns that wait for a session's running turn to end, and how they begin then.
+//! Turns that are queued for a session with a running turn, and how they start.
 
 use super::posts::ensure_open;
 use super::turns::{TurnClaim, claim_for_regeneration, store_message_and_claim};
@@ -12,118 +12,123 @@ use crate::store::{
     TurnInput, TurnSpec,
 };
 
-/// Puts a turn behind those that wait, or before them. Errors: `queue_full`.
+/// Adds a turn at the end or at the front of the queue. Errors: `queue_full`.
 pub(super) async fn enqueue_turn(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     row: &SessionRow,
-    waiting: &QueuedTurn,
+    queued: &QueuedTurn,
     on_busy: OnBusy,
 ) -> Result<()> {
-    if work.queued_turns(row).await?.len() >= MAX_QUEUED as usize {
-        let message = format!("{MAX_QUEUED} messages wait in this session already");
+    if tx.queued_turns(row).await?.len() >= MAX_QUEUED as usize {
+        let message = format!("the queue of this session is full: {MAX_QUEUED} turns are waiting");
         return Err(Error::limit_exceeded(ErrorKind::QueueFull, message, MAX_QUEUED, 1));
     }
-    work.enqueue(row, waiting, on_busy == OnBusy::Interrupt).await
+    tx.enqueue(row, queued, on_busy == OnBusy::Interrupt).await
 }
 
-/// Drops the turns that wait in a session, unless another turn runs than the one that is named.
+/// Empties the queue of a session, unless `only` is given and another turn is running.
 pub(in crate::store) async fn cancel_queued_turns(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     session: &SessionId,
     only: Option<&TurnId>,
 ) -> Result<CancelledTurns> {
-    let Some(row) = work.find_session(session).await? else { return Ok(CancelledTurns::default()) };
+    let Some(row) = tx.find_session(session).await? else { return Ok(CancelledTurns::default()) };
     let running = row.session.active_turn.as_ref().map(|turn| turn.turn_id.clone());
     if only.is_some() && only != running.as_ref() {
         return Ok(CancelledTurns::default());
     }
-    let mut dropped = Vec::new();
-    for QueuedTurn { turn, .. } in work.queued_turns(&row).await? {
-        work.dequeue(&row, &turn.turn_id).await?;
-        dropped.push(turn.turn_id);
+    let mut dequeued = Vec::new();
+    for QueuedTurn { turn, .. } in tx.queued_turns(&row).await? {
+        tx.dequeue(&row, &turn.turn_id).await?;
+        dequeued.push(turn.turn_id);
     }
-    Ok(CancelledTurns { running, dequeued: dropped })
+    Ok(CancelledTurns { running, dequeued })
 }
 
-/// Drops one turn that waits. Whether it still did.
+/// Removes one turn from the queue. Returns whether it was still queued.
 pub(in crate::store) async fn remove_queued_turn(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     session: &SessionId,
     turn: &TurnId,
 ) -> Result<bool> {
-    match work.find_session(session).await? {
-        Some(row) => work.dequeue(&row, turn).await,
+    match tx.find_session(session).await? {
+        Some(row) => tx.dequeue(&row, turn).await,
         None => Ok(false),
     }
 }
 
-/// Begins a waiting turn of any session in which none runs.
+/// Begins a queued turn of any session that has no running one.
 pub(in crate::store) async fn begin_queued_turn(
-    work: &mut impl StoreTransaction,
-    claimant: &LeaseHolder,
+    tx: &mut impl StoreTransaction,
+    lease_holder: &LeaseHolder,
     now: Timestamp,
 ) -> Result<FinishOutcome> {
-    let mut finished = FinishOutcome::default();
-    while finished.next.is_none()
-        && let Some(session) = work.find_startable_session().await?
+    let mut outcome = FinishOutcome::default();
+    while outcome.next.is_none()
+        && let Some(session) = tx.find_startable_session().await?
     {
-        let row = work.find_session(&session).await?.ok_or_else(Error::session_not_found)?;
-        let before = finished.skipped.len();
-        finished.next = begin_next_queued(work, row, claimant, now, &mut finished.skipped).await?;
-        if finished.next.is_none() && finished.skipped.len() == before {
-            // What waits there cannot be read: it must not keep the others from theirs for ever.
-            tracing::error!(session.id = %session, "turns wait that cannot be read");
+        let row = tx.find_session(&session).await?.ok_or_else(Error::session_not_found)?;
+        let before = outcome.skipped.len();
+        outcome.next = begin_next_queued(tx, row, lease_holder, now, &mut outcome.skipped).await?;
+        if outcome.next.is_none() && outcome.skipped.len() == before {
+            // The queue holds only entries that cannot be read, and they stay in it. Without this
+            // stop, the search would return the same session forever.
+            tracing::error!(session.id = %session, "queued turns cannot be read");
             break;
         }
     }
-    Ok(finished)
+    Ok(outcome)
 }
 
-/// Begins the first turn that waits in an idle session. One that cannot begin any more is passed
-/// over, with nothing of it stored.
+/// Begins the first turn in the queue of an idle session that still can begin. Turns before it are
+/// removed and added to `skipped`.
 pub(super) async fn begin_next_queued(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     row: SessionRow,
-    claimant: &LeaseHolder,
+    lease_holder: &LeaseHolder,
     now: Timestamp,
-    passed_over: &mut Vec<TurnId>,
+    skipped: &mut Vec<TurnId>,
 ) -> Result<Option<Box<StartedTurn>>> {
     let session = row.session.id.clone();
-    let waiting = work.queued_turns(&row).await?;
-    let mut fresh = Some(row);
-    for QueuedTurn { principal: who, turn, key_id: key } in waiting {
-        let payer = UsagePayer { user: who.user, key };
-        let row = match fresh.take() {
+    let queued = tx.queued_turns(&row).await?;
+    let mut loaded = Some(row);
+    for QueuedTurn { principal, turn, key_id: key } in queued {
+        let payer = UsagePayer { user: principal.user, key };
+        let row = match loaded.take() {
             Some(row) => row,
-            None => work.find_session(&session).await?.ok_or_else(Error::session_not_found)?,
+            // A skipped turn may have changed the session, for example stored its message.
+            None => tx.find_session(&session).await?.ok_or_else(Error::session_not_found)?,
         };
-        let waited = turn.turn_id.clone();
-        work.dequeue(&row, &waited).await?;
-        match try_begin_queued(work, row, turn, payer, claimant, now).await {
-            Ok(BeginOutcome::Running(begun)) => return Ok(Some(begun)),
-            // Stored, and a person will answer it.
+        let turn_id = turn.turn_id.clone();
+        // Removed in the transaction that claims the session: after a crash the turn is either
+        // still queued or running, never lost.
+        tx.dequeue(&row, &turn_id).await?;
+        match try_begin_queued(tx, row, turn, payer, lease_holder, now).await {
+            Ok(BeginOutcome::Running(started)) => return Ok(Some(started)),
+            // The message is stored for a human agent; there is no turn to run.
             Ok(_) => {}
+            // The store has failed, not this turn: roll back, so that it stays queued.
             Err(error) if error.kind == ErrorKind::StoreUnavailable => return Err(error),
             Err(error) => {
-                tracing::warn!(turn.id = %waited, error = %error, "a waiting turn could not begin");
+                tracing::warn!(turn.id = %turn_id, error = %error, "queued turn could not begin; skipping it");
             }
         }
-        passed_over.push(waited);
+        skipped.push(turn_id);
     }
     Ok(None)
 }
 
 async fn try_begin_queued(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     row: SessionRow,
     turn: TurnSpec,
     payer: UsagePayer,
-    claimant: &LeaseHolder,
+    lease_holder: &LeaseHolder,
     now: Timestamp,
 ) -> Result<BeginOutcome> {
-    // It may have been closed since the turn was asked for.
+    // The session may have been closed since the turn was queued.
     ensure_open(&row)?;
-    let TurnSpec { turn_id, reply_id, input: ask, options } = turn;
+    let TurnSpec { turn_id, reply_id, input, options } = turn;
     let claim = TurnClaim {
         turn_id,
         reply_id,
@@ -131,19 +136,22 @@ async fn try_begin_queued(
         preceding: Vec::new(),
         payer,
         was_queued: true,
-        lease_holder: claimant,
+        lease_holder,
         now,
     };
-    match ask {
+    match input {
         TurnInput::Send { mut message, parent, .. } => {
+            // The message enters the path now, after messages that were written
+            // while it was queued.
             message.created_at = now;
-            if work.find_message_by_id(&row, &message.id).await?.is_some() {
-                return Err(Error::new(ErrorKind::IdConflict, "the message is stored already"));
+            // The id may have been used since the turn was queued, for example by an import.
+            if tx.find_message_by_id(&row, &message.id).await?.is_some() {
+                return Err(Error::new(ErrorKind::IdConflict, "the message is already stored"));
             }
-            store_message_and_claim(work, row, *message, &parent, claim).await
+            store_message_and_claim(tx, row, *message, &parent, claim).await
         }
         TurnInput::Regenerate { reply_id: reply } => {
-            claim_for_regeneration(work, row, reply, claim).await
+            claim_for_regeneration(tx, row, reply, claim).await
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Sessions: who may do what to them, created, changed, named.
+//! Sessions: access, creation, updates, titles and deletion.
 
 use crate::domain::principal::{AccessDecision, AccessLevel};
 use crate::domain::text::fold_words;
@@ -8,24 +8,26 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::transaction::{SessionRow, StoreTransaction};
 use crate::store::{DeletionResult, NewSession, SessionUpdate};
 
-/// The session with this id, if `who` may do to it what they want.
+/// Returns the session if `principal` has the required access. Errors:
+/// `session_not_found`, `forbidden`.
 pub(in crate::store) async fn get_session(
-    work: &mut impl StoreTransaction,
-    who: &Principal,
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
     id: &SessionId,
     access: AccessLevel,
 ) -> Result<SessionRow> {
-    let found = work.find_visible_session(who, id).await?;
-    authorize_access(found.ok_or_else(Error::session_not_found)?, who, access)
+    let found = tx.find_visible_session(principal, id).await?;
+    authorize_access(found.ok_or_else(Error::session_not_found)?, principal, access)
 }
 
-/// The session, if `who` may do to it what they want.
+/// Checks the access to a session. A session that the principal may not even see is
+/// reported as missing.
 pub(super) fn authorize_access(
     row: SessionRow,
-    who: &Principal,
+    principal: &Principal,
     access: AccessLevel,
 ) -> Result<SessionRow> {
-    match who.authorize(access, &row.session.owner, &row.session.participants) {
+    match principal.authorize(access, &row.session.owner, &row.session.participants) {
         AccessDecision::Allowed => Ok(row),
         AccessDecision::Forbidden => {
             Err(Error::new(ErrorKind::Forbidden, "only the session's owner may do this"))
@@ -35,75 +37,82 @@ pub(super) fn authorize_access(
 }
 
 pub(in crate::store) async fn create_session(
-    work: &mut impl StoreTransaction,
-    who: &Principal,
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
     new: &NewSession,
     now: Timestamp,
 ) -> Result<(Session, bool)> {
     let id = new.id.clone().unwrap_or_else(SessionId::generate);
-    match work.find_session(&id).await? {
+    match tx.find_session(&id).await? {
         None => Ok((
-            work.insert_session(&who.user, &id, new, now).await?.into_session_with_nodes(),
+            tx.insert_session(&principal.user, &id, new, now).await?.into_session_with_nodes(),
             true,
         )),
-        Some(row) if row.session.owner == who.user => Ok((row.into_session_with_nodes(), false)),
+        // A retry gets the session that the first attempt has created.
+        Some(row) if row.session.owner == principal.user => {
+            Ok((row.into_session_with_nodes(), false))
+        }
         Some(_) => Err(id_conflict()),
     }
 }
 
 pub(in crate::store) async fn update_session(
-    work: &mut impl StoreTransaction,
-    who: &Principal,
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
     id: &SessionId,
-    change: &SessionUpdate,
+    update: &SessionUpdate,
     if_match: &[u32],
     now: Timestamp,
 ) -> Result<Session> {
-    let row = get_session(work, who, id, change.required_access()).await?;
+    let row = get_session(tx, principal, id, update.required_access()).await?;
     if !if_match.is_empty() && !if_match.contains(&row.session.version) {
         return Err(version_conflict(row.session.version));
     }
-    if change.is_empty() {
+    // An update without content must not invalidate the versions that clients hold.
+    if update.is_empty() {
         return Ok(row.into_session_with_nodes());
     }
-    work.update_session(&row, change.clone(), now).await?;
-    Ok(get_session(work, who, id, AccessLevel::Participant).await?.into_session_with_nodes())
+    tx.update_session(&row, update.clone(), now).await?;
+    // Read back as stored. The access was checked above, and no update takes it away.
+    Ok(get_session(tx, principal, id, AccessLevel::Participant).await?.into_session_with_nodes())
 }
 
 pub(in crate::store) async fn delete_session(
-    work: &mut impl StoreTransaction,
-    who: &Principal,
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
     id: &SessionId,
 ) -> Result<DeletionResult> {
-    let row = get_session(work, who, id, AccessLevel::Owner).await?;
-    let deleted = work.delete_session(&row).await?;
+    let row = get_session(tx, principal, id, AccessLevel::Owner).await?;
+    let deleted = tx.delete_session(&row).await?;
     Ok(DeletionResult { participants: row.session.participants, ..deleted })
 }
 
-/// Deletes a session that nobody has used since a time, unless a reply is running in it.
+/// Deletes a session without activity since a time, unless a reply is running in it.
 pub(in crate::store) async fn delete_if_inactive(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     id: &SessionId,
     since: Timestamp,
 ) -> Result<Option<DeletionResult>> {
-    let Some(row) = work.find_session(id).await? else { return Ok(None) };
+    let Some(row) = tx.find_session(id).await? else { return Ok(None) };
+    // The session was selected by an earlier read and may have been used since.
     let active_at = row.session.last_message_at.unwrap_or(row.session.created_at);
     if active_at >= since || row.session.active_turn.is_some() {
         return Ok(None);
     }
-    let deleted = work.delete_session(&row).await?;
+    let deleted = tx.delete_session(&row).await?;
     Ok(Some(DeletionResult { participants: row.session.participants, ..deleted }))
 }
 
-/// Gives a session a title that a model wrote, unless its user has named it.
+/// Sets a title generated by a model, unless the user has set one.
 pub(in crate::store) async fn set_generated_title(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     id: &SessionId,
     title: &SessionTitle,
 ) -> Result<bool> {
-    match work.find_session(id).await? {
+    match tx.find_session(id).await? {
+        // The user may have set a title while the model was generating one.
         Some(row) if row.session.title_source != TitleSource::User => {
-            work.set_title(&row, title).await?;
+            tx.set_title(&row, title).await?;
             Ok(true)
         }
         _ => Ok(false),
@@ -115,11 +124,11 @@ pub(super) fn id_conflict() -> Error {
 }
 
 fn version_conflict(version: u32) -> Error {
-    Error::new(ErrorKind::VersionConflict, "the session was changed meanwhile; read it again")
+    Error::new(ErrorKind::VersionConflict, "the session has changed in the meantime; read it again")
         .with_details(serde_json::json!({ "version": version }))
 }
 
-/// The owner first, then the others, each once.
+/// The owner first, then the other participants, without duplicates.
 pub(in crate::store) fn participants_with_owner(owner: &UserId, others: &[UserId]) -> Vec<UserId> {
     let mut all = vec![owner.clone()];
     for user in others {
@@ -130,7 +139,7 @@ pub(in crate::store) fn participants_with_owner(owner: &UserId, others: &[UserId
     all
 }
 
-/// A title folded: what lists sort and search by.
+/// Folds a title into the words that lists sort and search by.
 pub(in crate::store) fn fold_title(title: &str) -> String {
     fold_words(title).join(" ")
 }

@@ -1,5 +1,4 @@
-//! The tree of a session's messages: its head moved, one of its paths copied, its nodes read, and
-//! how far each user has read.
+//! The message tree of a session: moving the head, forking a path, reading nodes, and read marks.
 
 use super::append::{append_message, save_session};
 use super::posts::ensure_idle;
@@ -15,66 +14,70 @@ use crate::store::transaction::{
 use crate::store::{NewMessage, NewSession, NodePage, ReadMarkUpdate};
 use std::collections::HashSet;
 
-/// A page of nodes ends early once their texts have this many bytes.
+/// A page of nodes ends once their texts have this many bytes.
 const MAX_PAGE_BYTES: usize = 8 << 20;
 
 /// Makes the newest leaf below a message the head.
 pub(in crate::store) async fn set_head(
-    work: &mut impl StoreTransaction,
-    who: &Principal,
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
     id: &SessionId,
     message: &MessageId,
     now: Timestamp,
 ) -> Result<Session> {
-    let mut row = get_session(work, who, id, AccessLevel::Participant).await?;
-    let named = work.find_message(&row, message).await?.ok_or_else(Error::message_not_found)?;
+    let mut row = get_session(tx, principal, id, AccessLevel::Participant).await?;
+    let located = tx.find_message(&row, message).await?.ok_or_else(Error::message_not_found)?;
     ensure_idle(&row)?;
-    let leaf = find_newest_leaf(&work.list_nodes(&row).await?, named.location);
+    let leaf = find_newest_leaf(&tx.list_nodes(&row).await?, located.location);
+    // Selecting the active branch changes nothing, not even the time of the last update.
     if row.head != Some(leaf) {
-        row.session.head_id = Some(work.read_user_message(&row, leaf).await?.id);
+        row.session.head_id = Some(tx.read_user_message(&row, leaf).await?.id);
         row.head = Some(leaf);
-        save_session(work, &mut row, now).await?;
+        save_session(tx, &mut row, now).await?;
     }
     Ok(row.into_session_with_nodes())
 }
 
-/// Makes the message that the head stands under the head, if `head` is it and no root.
+/// Moves the head back to its parent if `head` is the head and not a root.
 pub(in crate::store) async fn pop_head(
-    work: &mut impl StoreTransaction,
-    who: &Principal,
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
     id: &SessionId,
     head: &MessageId,
     now: Timestamp,
 ) -> Result<Option<Session>> {
-    let mut row = get_session(work, who, id, AccessLevel::Participant).await?;
-    let named = work.find_message(&row, head).await?.ok_or_else(Error::message_not_found)?;
+    let mut row = get_session(tx, principal, id, AccessLevel::Participant).await?;
+    let located = tx.find_message(&row, head).await?.ok_or_else(Error::message_not_found)?;
     ensure_idle(&row)?;
-    let parent = match work.read_message(&row, named.location).await?.parent_id {
-        Some(parent) if row.head == Some(named.location) => {
-            work.find_message(&row, &parent).await?
+    let parent = match tx.read_message(&row, located.location).await?.parent_id {
+        Some(parent) if row.head == Some(located.location) => {
+            tx.find_message(&row, &parent).await?
         }
         _ => None,
     };
     let Some(parent) = parent else { return Ok(None) };
     row.session.head_id = Some(parent.id);
     row.head = Some(parent.location);
-    save_session(work, &mut row, now).await?;
+    save_session(tx, &mut row, now).await?;
     Ok(Some(row.into_session_with_nodes()))
 }
 
-/// The newest message among `top` and all that stands below it. It is a leaf: whatever stood below
-/// it would be newer.
-fn find_newest_leaf(nodes: &[NodeHeader], top: MessageLocation) -> MessageLocation {
-    let mut newest = top;
-    let mut below = HashSet::from([top.node]);
-    // A node follows one of a smaller number, so its own place is known when it is looked at.
+/// Finds the newest message among `root` and its descendants. It is a leaf, because its
+/// children would be newer.
+fn find_newest_leaf(nodes: &[NodeHeader], root: MessageLocation) -> MessageLocation {
+    let mut newest = root;
+    let mut subtree = HashSet::from([root.node]);
+    // The parent of a node is in a node with a smaller number, so a single pass decides for each
+    // node whether it belongs to the subtree.
     for node in nodes {
-        let is_below = node.number == top.node
+        // Of the branches that leave the root's own node, only those at or after the
+        // root belong to it.
+        let is_below = node.number == root.node
             || node.prev.is_some_and(|prev| {
-                below.contains(&prev.node) && (prev.node != top.node || prev.seq >= top.seq)
+                subtree.contains(&prev.node) && (prev.node != root.node || prev.seq >= root.seq)
             });
         if is_below {
-            below.insert(node.number);
+            subtree.insert(node.number);
         }
         if is_below && node.last_seq > newest.seq {
             newest = MessageLocation { node: node.number, seq: node.last_seq };
@@ -83,32 +86,35 @@ fn find_newest_leaf(nodes: &[NodeHeader], top: MessageLocation) -> MessageLocati
     newest
 }
 
-/// Copies the path that ends with a message into a new session of the caller's.
+/// Copies the path that ends with a message into a new session owned by the caller.
 pub(in crate::store) async fn fork_session(
-    work: &mut impl StoreTransaction,
-    who: &Principal,
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
     id: &SessionId,
     message: &MessageId,
     now: Timestamp,
 ) -> Result<Session> {
-    let source = get_session(work, who, id, AccessLevel::Participant).await?;
-    let last = work.find_message(&source, message).await?.ok_or_else(Error::message_not_found)?;
-    let path = build_node_path(&work.list_nodes(&source).await?, last.location);
-    let new = copy_session_fields(&source.session, who);
-    let mut row = work.insert_session(&who.user, &SessionId::generate(), &new, now).await?;
+    let source = get_session(tx, principal, id, AccessLevel::Participant).await?;
+    let last = tx.find_message(&source, message).await?.ok_or_else(Error::message_not_found)?;
+    let path = build_node_path(&tx.list_nodes(&source).await?, last.location);
+    let new = copy_session_fields(&source.session, principal);
+    let mut row = tx.insert_session(&principal.user, &SessionId::generate(), &new, now).await?;
     let mut parent: Option<LocatedMessage> = None;
     for up_to in path {
-        for (_, message) in work.node_messages(&source, up_to).await? {
-            let at = append_message(work, &mut row, &message, parent.as_ref()).await?;
+        for (_, message) in tx.node_messages(&source, up_to).await? {
+            // Copies go through the normal append, so the fork gets nodes, seqs and token
+            // sums of its own.
+            let at = append_message(tx, &mut row, &message, parent.as_ref()).await?;
             parent = Some(LocatedMessage { id: message.id, location: at });
         }
     }
-    save_session(work, &mut row, now).await?;
+    save_session(tx, &mut row, now).await?;
     Ok(row.into_session_with_nodes())
 }
 
-/// The last message of each node's part of the path that ends at `last`, oldest first.
+/// Splits the path that ends at `last` by nodes: the last message of each part, oldest first.
 fn build_node_path(nodes: &[NodeHeader], last: MessageLocation) -> Vec<MessageLocation> {
+    // Node numbers start at 1 and have no gaps, so a number leads to its header.
     let previous =
         |at: &MessageLocation| nodes.get(at.node as usize - 1).and_then(|node| node.prev);
     let mut path: Vec<_> = std::iter::successors(Some(last), previous).collect();
@@ -116,13 +122,13 @@ fn build_node_path(nodes: &[NodeHeader], last: MessageLocation) -> Vec<MessageLo
     path
 }
 
-/// What a fork takes along beside the messages: all that shapes the conversation. Its participants
-/// and its status it does not, and its project only if that is the caller's.
-fn copy_session_fields(source: &Session, who: &Principal) -> NewSession {
+/// The fields that a fork takes over, all that shape the conversation. Participants and status are
+/// not copied, and the project only if it is the caller's.
+fn copy_session_fields(source: &Session, principal: &Principal) -> NewSession {
     NewSession {
         id: None,
         title: SessionTitle { text: source.title.clone(), source: source.title_source },
-        project_id: source.project_id.clone().filter(|_| source.owner == who.user),
+        project_id: source.project_id.clone().filter(|_| source.owner == principal.user),
         participants: Vec::new(),
         meta: source.meta.clone(),
         user_meta: source.user_meta.clone(),
@@ -133,47 +139,54 @@ fn copy_session_fields(source: &Session, who: &Principal) -> NewSession {
 
 /// Moves a user's read mark forward.
 pub(in crate::store) async fn mark_seen(
-    work: &mut impl StoreTransaction,
-    who: &Principal,
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
     id: &SessionId,
     up_to: &MessageId,
 ) -> Result<ReadMarkUpdate> {
-    let mut row = get_session(work, who, id, AccessLevel::Participant).await?;
-    let named = work.find_message(&row, up_to).await?.ok_or_else(Error::message_not_found)?;
-    let mark = row.read_marks.entry(who.user.to_string()).or_default();
-    let has_moved = named.location.seq > *mark;
+    let mut row = get_session(tx, principal, id, AccessLevel::Participant).await?;
+    let located = tx.find_message(&row, up_to).await?.ok_or_else(Error::message_not_found)?;
+    let mark = row.read_marks.entry(principal.user.to_string()).or_default();
+    // Requests can arrive out of order: a mark never moves back.
+    let has_moved = located.location.seq > *mark;
     if has_moved {
-        *mark = named.location.seq;
-        work.save_read_marks(&row).await?;
+        *mark = located.location.seq;
+        tx.save_read_marks(&row).await?;
     }
-    Ok(ReadMarkUpdate { message_id: named.id, has_moved })
+    Ok(ReadMarkUpdate { message_id: located.id, has_moved })
 }
 
-/// The session's nodes from the number `first` on.
+/// Reads nodes starting with the number `first`.
 pub(in crate::store) async fn list_nodes(
-    work: &mut impl StoreTransaction,
-    who: &Principal,
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
     id: &SessionId,
     first: u32,
     limit: u32,
 ) -> Result<NodePage> {
-    let row = get_session(work, who, id, AccessLevel::Participant).await?;
-    let lines = work.list_nodes(&row).await?;
-    let (mut page, mut bytes) = (NodePage::default(), 0);
-    for line in lines.iter().filter(|line| line.number >= first) {
+    let row = get_session(tx, principal, id, AccessLevel::Participant).await?;
+    let headers = tx.list_nodes(&row).await?;
+    let mut page = NodePage::default();
+    let mut bytes = 0;
+    for header in headers.iter().filter(|header| header.number >= first) {
+        // Checked before a node is added, so a page has at least one, however large.
         if page.nodes.len() == limit as usize || bytes >= MAX_PAGE_BYTES {
-            page.next_node = Some(line.number);
+            page.next_node = Some(header.number);
             break;
         }
-        let last = MessageLocation { node: line.number, seq: line.last_seq };
-        let node = build_node(&row, line.number, work.node_messages(&row, last).await?);
+        let last = MessageLocation { node: header.number, seq: header.last_seq };
+        let node = build_node(&row, header.number, tx.node_messages(&row, last).await?);
         bytes += node.messages.iter().map(|message| message.text.len()).sum::<usize>();
         page.nodes.push(node);
     }
     Ok(page)
 }
 
-fn build_node(row: &SessionRow, number: u32, run: Vec<(MessageLocation, NewMessage)>) -> ChatNode {
+fn build_node(
+    row: &SessionRow,
+    number: u32,
+    messages: Vec<(MessageLocation, NewMessage)>,
+) -> ChatNode {
     let message = |(at, message): (MessageLocation, NewMessage)| NodeMessage {
         seen: row.is_seen(at.seq, &message.sender_id),
         id: message.id,
@@ -182,7 +195,7 @@ fn build_node(row: &SessionRow, number: u32, run: Vec<(MessageLocation, NewMessa
         timestamp: message.created_at.as_seconds(),
         kind: message.body.kind,
     };
-    let messages: Vec<_> = run.into_iter().map(message).collect();
+    let messages: Vec<_> = messages.into_iter().map(message).collect();
     ChatNode {
         chat_id: format_chat_id(&row.session.id, number),
         created_at: messages.first().map_or(0, |first| first.timestamp),

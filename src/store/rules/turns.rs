@@ -1,4 +1,4 @@
-//! Turns: begun and finished, each in one step.
+//! Beginning and finishing turns, each in one transaction.
 
 use super::append::{append_message, apply_auto_title, resolve_parent, save_session};
 use super::idempotency::{
@@ -24,55 +24,60 @@ use crate::store::{
 };
 
 pub(in crate::store) async fn begin_turn(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     begin: &BeginTurn,
 ) -> Result<BeginOutcome> {
+    // Retries come first: they get the result of the first request even if the session is closed,
+    // busy or out of quota by now.
     if let Some(key) = &begin.idempotency_key
-        && let Some(known) =
-            idempotency_keys::find_prior_request(work, &begin.principal, key, begin.now).await?
-        && let Some(repeated) = find_result_by_key(work, &begin.principal, &known).await?
+        && let Some(request) =
+            idempotency_keys::find_prior_request(tx, &begin.principal, key, begin.now).await?
+        && let Some(repeated) = find_result_by_key(tx, &begin.principal, &request).await?
     {
         return Ok(repeated);
     }
-    let row = find_or_create_target(work, begin).await?;
+    let row = find_or_create_target(tx, begin).await?;
     let session = row.session.id.clone();
-    let began = match begin.turn.input.clone() {
-        TurnInput::Send { message, parent, on_duplicate_id: on_known } => {
-            begin_with_message(work, begin, row, *message, parent, on_known).await?
+    let outcome = match begin.turn.input.clone() {
+        TurnInput::Send { message, parent, on_duplicate_id } => {
+            begin_with_message(tx, begin, row, *message, parent, on_duplicate_id).await?
         }
         TurnInput::Regenerate { reply_id: reply } => {
-            regenerate_reply(work, begin, row, reply).await?
+            regenerate_reply(tx, begin, row, reply).await?
         }
     };
     if let Some(key) = &begin.idempotency_key {
-        let (message_id, turn_id) = match &began {
-            BeginOutcome::Repeated { .. } => return Ok(began),
+        // Recorded in the same transaction as the turn, so that a retry finds both or neither.
+        let (message_id, turn_id) = match &outcome {
+            BeginOutcome::Repeated { .. } => return Ok(outcome),
             BeginOutcome::HumanTakeover { message_id, .. } => (message_id, None),
             BeginOutcome::Running(_) | BeginOutcome::Queued { .. } => {
                 (&begin.turn.reply_id, Some(&begin.turn.turn_id))
             }
         };
-        let led_to = (&session, message_id, turn_id);
-        idempotency_keys::record_request(work, &begin.principal, key, led_to, begin.now).await?;
+        let prior = (&session, message_id, turn_id);
+        idempotency_keys::record_request(tx, &begin.principal, key, prior, begin.now).await?;
     }
-    Ok(began)
+    Ok(outcome)
 }
 
-/// The session the turn is for, created where that is asked.
+/// Returns the session of the turn and creates it if the request asks for that.
 async fn find_or_create_target(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     begin: &BeginTurn,
 ) -> Result<SessionRow> {
     let new = NewSession { project_id: begin.project_id.clone(), ..NewSession::default() };
     let owner = &begin.principal.user;
     match &begin.target {
-        SessionTarget::New(id) => work.insert_session(owner, id, &new, begin.now).await,
+        SessionTarget::New(id) => tx.insert_session(owner, id, &new, begin.now).await,
         SessionTarget::Existing(id) => {
-            get_session(work, &begin.principal, id, AccessLevel::Participant).await
+            get_session(tx, &begin.principal, id, AccessLevel::Participant).await
         }
-        SessionTarget::Ensure(id) => match work.find_session(id).await? {
-            None => work.insert_session(owner, id, &new, begin.now).await,
+        SessionTarget::Ensure(id) => match tx.find_session(id).await? {
+            None => tx.insert_session(owner, id, &new, begin.now).await,
             Some(row) => match authorize_access(row, &begin.principal, AccessLevel::Participant) {
+                // The id belongs to a session that the caller may not see, so it can neither be
+                // used nor created.
                 Err(error) if error.kind == ErrorKind::SessionNotFound => Err(id_conflict()),
                 found => found,
             },
@@ -81,59 +86,64 @@ async fn find_or_create_target(
 }
 
 async fn begin_with_message(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     begin: &BeginTurn,
     row: SessionRow,
     message: NewMessage,
     mut parent: MessageParent,
-    on_known: DuplicateIdPolicy,
+    on_duplicate_id: DuplicateIdPolicy,
 ) -> Result<BeginOutcome> {
-    if let Some(led_to) = find_queued_duplicate(work, &row, &message).await? {
-        return Ok(BeginOutcome::Repeated { session: Box::new(row.session), prior: led_to });
+    // The message of a queued turn is not in the tree yet.
+    if let Some(prior) = find_queued_duplicate(tx, &row, &message).await? {
+        return Ok(BeginOutcome::Repeated { session: Box::new(row.session), prior });
     }
-    if let Some(known) = find_duplicate_message(work, &row, &message).await? {
-        if has_same_content(&known.message, &message) {
-            return build_repeated_outcome(work, row, known).await;
+    if let Some(duplicate) = find_duplicate_message(tx, &row, &message).await? {
+        if has_same_content(&duplicate.message, &message) {
+            return build_repeated_outcome(tx, row, duplicate).await;
         }
-        if on_known == DuplicateIdPolicy::Reject {
+        if on_duplicate_id == DuplicateIdPolicy::Reject {
             return Err(idempotency_keys::key_reused("clientMessageId"));
         }
-        parent = known.message.parent_id.map_or(MessageParent::Root, MessageParent::Message);
+        // An edit becomes a sibling of the message it replaces.
+        parent = duplicate.message.parent_id.map_or(MessageParent::Root, MessageParent::Message);
     }
     ensure_open(&row)?;
-    for earlier in &begin.preceding {
-        ensure_role_allowed(&row, &begin.principal, earlier.role)?;
+    for preceding in &begin.preceding {
+        ensure_role_allowed(&row, &begin.principal, preceding.role)?;
     }
+    // Admission and quotas are checked before the first write, even if the turn only gets queued:
+    // its client is waiting for an answer now.
     (begin.admission)(
         &row.session,
         MessageSize::measure(&message.body.content, &message.body.parts, message.tokens),
     )?;
-    check_turn_quotas(work, begin, &row).await?;
+    check_turn_quotas(tx, begin, &row).await?;
     if row.session.active_turn.is_some() {
-        // What is known now is known then: an edit stays one.
-        let ask = TurnInput::Send { message: Box::new(message), parent, on_duplicate_id: on_known };
-        return enqueue_or_reject(work, begin, row, ask).await;
+        // The parent found above is stored with the turn: an edit stays one, whenever it starts.
+        let input = TurnInput::Send { message: Box::new(message), parent, on_duplicate_id };
+        return enqueue_or_reject(tx, begin, row, input).await;
     }
-    store_message_and_claim(work, row, message, &parent, build_claim(begin)).await
+    store_message_and_claim(tx, row, message, &parent, build_claim(begin)).await
 }
 
-/// Refuses what its payer cannot pay for, unless a person answers.
+/// Rejects a turn whose quotas are exhausted, unless a human agent answers.
 async fn check_turn_quotas(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     begin: &BeginTurn,
     row: &SessionRow,
 ) -> Result<()> {
     if row.session.status.is_agent_assigned() {
         return Ok(());
     }
-    check_quotas(work, &begin.quotas, &build_payer(begin), &row.session, begin.now).await
+    check_quotas(tx, &begin.quotas, &build_payer(begin), &row.session, begin.now).await
 }
 
 fn build_payer(begin: &BeginTurn) -> UsagePayer {
     UsagePayer { user: begin.principal.user.clone(), key: begin.key_id.clone() }
 }
 
-/// What a turn takes along from its asking to its running.
+/// Everything that claiming a session for a turn takes, whether the turn comes from a request
+/// or from the queue.
 pub(super) struct TurnClaim<'a> {
     pub(super) turn_id: TurnId,
     pub(super) reply_id: MessageId,
@@ -161,204 +171,216 @@ fn build_claim(begin: &BeginTurn) -> TurnClaim<'_> {
 
 /// Stores the message of a turn and claims the session for its reply.
 pub(super) async fn store_message_and_claim(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     mut row: SessionRow,
     message: NewMessage,
     parent: &MessageParent,
     claim: TurnClaim<'_>,
 ) -> Result<BeginOutcome> {
-    let mut under = resolve_parent(work, &row, parent).await?;
-    for earlier in &claim.preceding {
-        append_message(work, &mut row, earlier, under.as_ref()).await?;
-        apply_auto_title(work, &mut row, earlier).await?;
-        under = row.located_head();
+    let mut parent_message = resolve_parent(tx, &row, parent).await?;
+    for preceding in &claim.preceding {
+        append_message(tx, &mut row, preceding, parent_message.as_ref()).await?;
+        apply_auto_title(tx, &mut row, preceding).await?;
+        parent_message = row.located_head();
     }
-    append_message(work, &mut row, &message, under.as_ref()).await?;
-    apply_auto_title(work, &mut row, &message).await?;
-    save_session(work, &mut row, claim.now).await?;
+    append_message(tx, &mut row, &message, parent_message.as_ref()).await?;
+    apply_auto_title(tx, &mut row, &message).await?;
+    save_session(tx, &mut row, claim.now).await?;
+    // A human agent answers: the message stays stored, but no turn is claimed.
     if row.session.status.is_agent_assigned() {
         return Ok(BeginOutcome::HumanTakeover {
             session: Box::new(row.session),
             message_id: message.id,
         });
     }
-    let question = UserMessage {
+    let user_message = UserMessage {
         id: message.id,
-        parent_id: under.map(|under| under.id),
+        parent_id: parent_message.map(|parent_message| parent_message.id),
         role: message.role,
         content: message.body.content,
         parts: message.body.parts,
         tokens: message.tokens,
     };
-    claim.claim_session(work, row, question, true).await
+    claim.claim_session(tx, row, user_message, true).await
 }
 
-/// Begins the answer to a question that is stored already, once more.
+/// Begins another reply to a stored message.
 async fn regenerate_reply(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     begin: &BeginTurn,
     row: SessionRow,
     reply: Option<MessageId>,
 ) -> Result<BeginOutcome> {
     ensure_open(&row)?;
     if row.session.active_turn.is_some() {
-        return enqueue_or_reject(work, begin, row, TurnInput::Regenerate { reply_id: reply })
-            .await;
+        return enqueue_or_reject(tx, begin, row, TurnInput::Regenerate { reply_id: reply }).await;
     }
-    let (question, _) = find_answered_message(work, &row, reply.clone()).await?;
+    let (user_message, _) = find_answered_message(tx, &row, reply.clone()).await?;
     (begin.admission)(
         &row.session,
-        MessageSize::measure(&question.content, &question.parts, question.tokens),
+        MessageSize::measure(&user_message.content, &user_message.parts, user_message.tokens),
     )?;
-    check_turn_quotas(work, begin, &row).await?;
-    claim_for_regeneration(work, row, reply, build_claim(begin)).await
+    check_turn_quotas(tx, begin, &row).await?;
+    claim_for_regeneration(tx, row, reply, build_claim(begin)).await
 }
 
 pub(super) async fn claim_for_regeneration(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     mut row: SessionRow,
     reply: Option<MessageId>,
     claim: TurnClaim<'_>,
 ) -> Result<BeginOutcome> {
-    let (question, at) = find_answered_message(work, &row, reply).await?;
+    let (user_message, at) = find_answered_message(tx, &row, reply).await?;
     if row.session.status.is_agent_assigned() {
         return Ok(BeginOutcome::HumanTakeover {
             session: Box::new(row.session),
-            message_id: question.id,
+            message_id: user_message.id,
         });
     }
-    row.session.head_id = Some(question.id.clone());
+    // The head moves back to the answered message, so that the new reply becomes a
+    // sibling of the old one.
+    row.session.head_id = Some(user_message.id.clone());
     row.head = Some(at);
-    save_session(work, &mut row, claim.now).await?;
-    claim.claim_session(work, row, question, false).await
+    save_session(tx, &mut row, claim.now).await?;
+    claim.claim_session(tx, row, user_message, false).await
 }
 
 impl TurnClaim<'_> {
     async fn claim_session(
         self,
-        work: &mut impl StoreTransaction,
+        tx: &mut impl StoreTransaction,
         mut row: SessionRow,
-        question: UserMessage,
-        is_question_new: bool,
+        user_message: UserMessage,
+        is_user_message_new: bool,
     ) -> Result<BeginOutcome> {
         let turn = ActiveTurn {
             turn_id: self.turn_id.clone(),
             message_id: self.reply_id.clone(),
-            user_message_id: Some(question.id.clone()),
+            user_message_id: Some(user_message.id.clone()),
             started_at: self.now,
         };
+        // Databases write the claim from `row`.
         row.session.active_turn = Some(turn.clone());
         row.lease_holder = Some(self.lease_holder.clone());
         row.payer = Some(self.payer.clone());
-        work.claim(&row, self.lease_holder).await?;
-        let Self { options, preceding: earlier, payer, was_queued: has_waited, .. } = self;
+        tx.claim(&row, self.lease_holder).await?;
+        let Self { options, preceding, payer, was_queued, .. } = self;
         let session = row.session;
-        let begun = StartedTurn {
+        let started = StartedTurn {
             session,
-            user_message: question,
+            user_message,
             turn,
             options,
-            is_user_message_new: is_question_new,
-            preceding: earlier,
+            is_user_message_new,
+            preceding,
             payer,
-            was_queued: has_waited,
+            was_queued,
         };
-        Ok(BeginOutcome::Running(Box::new(begun)))
+        Ok(BeginOutcome::Running(Box::new(started)))
     }
 }
 
-/// Lets a turn wait for the running one, if it may.
+/// Queues a turn while another one is running, if its request allows that.
 async fn enqueue_or_reject(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     begin: &BeginTurn,
     row: SessionRow,
-    ask: TurnInput,
+    input: TurnInput,
 ) -> Result<BeginOutcome> {
-    // What is said before a message does not wait with it.
+    // A queued turn has a single message; preceding ones would be lost.
     if begin.on_busy == OnBusy::Reject || !begin.preceding.is_empty() {
         ensure_idle(&row)?;
     }
-    // What cannot begin now will not begin later: better to hear it at once.
-    match &ask {
-        TurnInput::Send { parent, .. } => drop(resolve_parent(work, &row, parent).await?),
+    // A turn that could not begin now cannot begin later either. Fail while the client is waiting.
+    match &input {
+        TurnInput::Send { parent, .. } => drop(resolve_parent(tx, &row, parent).await?),
         TurnInput::Regenerate { reply_id: reply } => {
-            drop(find_answered_message(work, &row, reply.clone()).await?)
+            drop(find_answered_message(tx, &row, reply.clone()).await?)
         }
     }
-    let turn = TurnSpec { input: ask, ..begin.turn.clone() };
-    let waiting =
+    let turn = TurnSpec { input, ..begin.turn.clone() };
+    let queued =
         QueuedTurn { principal: begin.principal.clone(), turn, key_id: begin.key_id.clone() };
-    queue::enqueue_turn(work, &row, &waiting, begin.on_busy).await?;
+    queue::enqueue_turn(tx, &row, &queued, begin.on_busy).await?;
     Ok(BeginOutcome::Queued { session: Box::new(row.session) })
 }
 
-/// The message that a reply answered; without a reply, the one that the head answered, or the head.
+/// Finds the message that a reply answers. Without a reply, it is the message that the head
+/// answers, or the head itself.
 async fn find_answered_message(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     row: &SessionRow,
     reply: Option<MessageId>,
 ) -> Result<(UserMessage, MessageLocation)> {
-    let named = match reply {
+    let location = match reply {
         Some(id) => {
-            Some(work.find_message(row, &id).await?.ok_or_else(Error::message_not_found)?.location)
+            Some(tx.find_message(row, &id).await?.ok_or_else(Error::message_not_found)?.location)
         }
         None => row.head,
     };
-    let nothing =
+    let no_reply =
         || Error::invalid_field("messageId", "must name a reply, or the session must have one");
-    let at = named.ok_or_else(nothing)?;
-    let question = work.read_user_message(row, at).await?;
-    if question.role != Role::Assistant {
-        return Ok((question, at));
+    let at = location.ok_or_else(no_reply)?;
+    let user_message = tx.read_user_message(row, at).await?;
+    // Without a reply below it, the named message or the head is itself the one to answer.
+    if user_message.role != Role::Assistant {
+        return Ok((user_message, at));
     }
-    let parent = question.parent_id.ok_or_else(nothing)?;
-    let at = work.find_message(row, &parent).await?.ok_or_else(Error::message_not_found)?.location;
-    Ok((work.read_user_message(row, at).await?, at))
+    let parent = user_message.parent_id.ok_or_else(no_reply)?;
+    let at = tx.find_message(row, &parent).await?.ok_or_else(Error::message_not_found)?.location;
+    Ok((tx.read_user_message(row, at).await?, at))
 }
 
 pub(in crate::store) async fn finish_turn(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     finish: &FinishTurn,
 ) -> Result<Option<FinishOutcome>> {
-    let Some(mut row) = work.find_session(&finish.session_id).await? else { return Ok(None) };
-    let holds = row.session.active_turn.as_ref().is_some_and(|turn| turn.turn_id == finish.turn_id)
-        && row.lease_holder.as_ref() == Some(&finish.lease_holder);
-    if !holds {
-        let is_stored = is_reply_stored(work, &row, &finish.reply).await?;
+    let Some(mut row) = tx.find_session(&finish.session_id).await? else { return Ok(None) };
+    // Both must match: recovery may have given the turn to another process, and after that a late
+    // reply must not be stored.
+    let holds_claim =
+        row.session.active_turn.as_ref().is_some_and(|turn| turn.turn_id == finish.turn_id)
+            && row.lease_holder.as_ref() == Some(&finish.lease_holder);
+    if !holds_claim {
+        let is_stored = is_reply_stored(tx, &row, &finish.reply).await?;
         return Ok(is_stored.then(FinishOutcome::default));
     }
     let now = finish.reply.created_at;
-    // Since the turn began nothing has moved the head: it is the question.
-    let question = row.located_head();
-    append_message(work, &mut row, &finish.reply, question.as_ref()).await?;
-    save_session(work, &mut row, now).await?;
+    // Nothing else has moved the head since the turn began, so it is the message to answer.
+    let user_message = row.located_head();
+    append_message(tx, &mut row, &finish.reply, user_message.as_ref()).await?;
+    save_session(tx, &mut row, now).await?;
+    // Reply and end of the log are stored together, so that a reader never finds one
+    // without the other.
     if let Some(last) = &finish.last_batch {
-        work.finish_log(&row, &finish.turn_id, last, now).await?;
+        tx.finish_log(&row, &finish.turn_id, last, now).await?;
     }
     if let Some(entry) = build_ledger_entry(&row, finish) {
-        work.record_usage(&entry, finish.counts_toward_quota).await?;
+        tx.record_usage(&entry, finish.counts_toward_quota).await?;
     }
-    work.release(&row).await?;
+    tx.release(&row).await?;
     row.session.active_turn = None;
     row.lease_holder = None;
     row.payer = None;
-    let mut passed_over = Vec::new();
+    let mut skipped = Vec::new();
+    // The next turn is claimed before this transaction commits: no other request can slip in
+    // between and overtake the queue.
     let next = match &finish.next_lease_holder {
-        Some(claimant) => {
-            queue::begin_next_queued(work, row, claimant, now, &mut passed_over).await?
+        Some(lease_holder) => {
+            queue::begin_next_queued(tx, row, lease_holder, now, &mut skipped).await?
         }
         None => None,
     };
-    Ok(Some(FinishOutcome { next, skipped: passed_over }))
+    Ok(Some(FinishOutcome { next, skipped }))
 }
 
-/// Whether this very reply is stored already: the answer to an earlier try was lost.
+/// Whether this very reply is stored already, because the answer to an earlier attempt was lost.
 async fn is_reply_stored(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     row: &SessionRow,
     reply: &NewMessage,
 ) -> Result<bool> {
-    let Some(place) = work.find_message_by_id(row, &reply.id).await? else { return Ok(false) };
-    let stored = work.read_message(row, place.location).await?;
+    let Some(located) = tx.find_message_by_id(row, &reply.id).await? else { return Ok(false) };
+    let stored = tx.read_message(row, located.location).await?;
     Ok(stored.status == reply.reply.status && stored.content == reply.body.content)
 }

@@ -1,4 +1,4 @@
-//! House-keeping in SQLite.
+//! Users and inactive sessions in SQLite.
 
 use super::SqliteStore;
 use crate::domain::page::Pagination;
@@ -34,12 +34,12 @@ impl AdminStore for SqliteStore {
         .await
     }
 
-    async fn list_inactive_sessions(&self, since: Timestamp, most: u32) -> Result<Vec<SessionId>> {
+    async fn list_inactive_sessions(&self, since: Timestamp, limit: u32) -> Result<Vec<SessionId>> {
         self.run_read(move |db| {
             let sql = "SELECT id FROM sessions WHERE activity_at < ?1 LIMIT ?2";
             let mut statement = db.prepare_cached(sql)?;
             let ids = statement
-                .query_map(params![since.as_millis(), most], |row| row.get::<_, String>(0))?;
+                .query_map(params![since.as_millis(), limit], |row| row.get::<_, String>(0))?;
             ids.map(|id| Ok(SessionId::new_unchecked(id?))).collect()
         })
         .await
@@ -51,6 +51,6 @@ impl AdminStore for SqliteStore {
         since: Timestamp,
     ) -> Result<Option<DeletionResult>> {
         let id = id.clone();
-        self.transact(async move |step| rules::delete_if_inactive(step, &id, since).await).await
+        self.transact(async move |tx| rules::delete_if_inactive(tx, &id, since).await).await
     }
 }

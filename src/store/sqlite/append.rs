@@ -1,4 +1,4 @@
-//! Messages into SQLite: the row, its node, the session's counters.
+//! Inserting messages in SQLite: the message row, its node, and the counters of the session.
 
 use super::rows::{encode_json, message_key};
 use crate::domain::Timestamp;
@@ -7,7 +7,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::transaction::{MessageInsert, MessageLocation, SessionRow};
 use rusqlite::{Connection, params};
 
-/// How full a message's node is.
 pub(super) fn node_fill(db: &Connection, session: i64, at: MessageLocation) -> Result<NodeFill> {
     let sql = "SELECT messages, bytes, last_seq FROM nodes WHERE session = ?1 AND number = ?2";
     Ok(db.prepare_cached(sql)?.query_row((session, at.node), |row| {
@@ -17,7 +16,6 @@ pub(super) fn node_fill(db: &Connection, session: i64, at: MessageLocation) -> R
     })?)
 }
 
-/// Tokens of the path up to a message.
 pub(super) fn path_tokens(db: &Connection, session: i64, at: MessageLocation) -> Result<u64> {
     let sql = "SELECT path_tokens FROM messages WHERE key = ?1";
     let found: i64 =
@@ -25,15 +23,16 @@ pub(super) fn path_tokens(db: &Connection, session: i64, at: MessageLocation) ->
     Ok(found.unsigned_abs())
 }
 
-/// Stores a message and counts it into its node.
+/// Inserts a message and counts it in its node.
 pub(super) fn insert_message(
     db: &Connection,
     session: i64,
-    placed: MessageInsert<'_>,
+    insert: MessageInsert<'_>,
 ) -> Result<()> {
-    let MessageInsert { message, location: at, parent, opens_node, size, .. } = placed;
+    let MessageInsert { message, location: at, parent, opens_node, size, .. } = insert;
     let size = i64::try_from(size).unwrap_or(i64::MAX);
     if opens_node {
+        // Seqs start at 1; zeros mark a node that starts with a root.
         let (prev_node, prev_seq) =
             parent.map_or((0, 0), |parent| (parent.location.node, parent.location.seq));
         db.prepare_cached("INSERT INTO nodes VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?5, 1, ?7, ?8)")?
@@ -52,12 +51,13 @@ pub(super) fn insert_message(
                    WHERE session = ?1 AND number = ?2";
         db.prepare_cached(sql)?.execute((session, at.node, at.seq, size))?;
     }
-    insert_message_row(db, session, placed)
+    insert_message_row(db, session, insert)
 }
 
-fn insert_message_row(db: &Connection, session: i64, placed: MessageInsert<'_>) -> Result<()> {
-    let MessageInsert { message, location: at, parent, path_tokens, .. } = placed;
-    let (body, reply) = (&message.body, &message.reply);
+fn insert_message_row(db: &Connection, session: i64, insert: MessageInsert<'_>) -> Result<()> {
+    let MessageInsert { message, location: at, parent, path_tokens, .. } = insert;
+    let body = &message.body;
+    let reply = &message.reply;
     let inserted = db
         .prepare_cached(
             "INSERT INTO messages VALUES \
@@ -84,22 +84,24 @@ fn insert_message_row(db: &Connection, session: i64, placed: MessageInsert<'_>) 
             message.created_at.as_millis(),
             i64::try_from(path_tokens).unwrap_or(i64::MAX),
         ]);
+    // The unique index on ids is the only constraint that a new message can violate.
     match inserted {
         Err(error)
             if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) =>
         {
             Err(Error::new(
                 ErrorKind::IdConflict,
-                format!("the session has a message with the id {} already", message.id),
+                format!("the session already has a message with the id {}", message.id),
             ))
         }
         other => other.map(|_| ()).map_err(Error::from),
     }
 }
 
-/// Writes back what a message moved.
+/// Writes back the counters of a session.
 pub(super) fn save_counters(db: &Connection, row: &SessionRow) -> Result<()> {
     let session = &row.session;
+    // Lists sort by activity. An empty session counts from its creation.
     let activity = session.last_message_at.unwrap_or(session.created_at);
     db.prepare_cached(
         "UPDATE sessions SET messages = ?2, nodes = ?3, head_id = ?4, head_seq = ?5, head_node = ?6, \

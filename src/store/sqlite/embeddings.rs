@@ -1,4 +1,4 @@
-//! Embeddings in SQLite: a row for each message, by the message's own key.
+//! Embeddings in SQLite: one row per message, under the message's own key.
 
 use super::SqliteStore;
 use super::paths::find_message_by_id;
@@ -18,9 +18,13 @@ impl EmbeddingStore for SqliteStore {
         model: &str,
         messages: &[MessageId],
     ) -> Result<Vec<MessageEmbedding>> {
-        let (session, model, messages) = (session.clone(), model.to_owned(), messages.to_vec());
+        let session = session.clone();
+        let model = model.to_owned();
+        let messages = messages.to_vec();
         self.run_read(move |db| {
             let Some(key) = find_session_key(db, &session)? else { return Ok(Vec::new()) };
+            // One cached statement serves any number of messages; a list of ids would be a
+            // new one each time.
             let sql = "SELECT e.vectors FROM messages m JOIN embeddings e ON e.key = m.key \
                        WHERE m.session = ?1 AND m.id = ?2 AND e.model = ?3";
             let mut statement = db.prepare_cached(sql)?;
@@ -42,14 +46,21 @@ impl EmbeddingStore for SqliteStore {
         model: &str,
         embeddings: &[MessageEmbedding],
     ) -> Result<()> {
-        let (session, model, embeddings) = (session.clone(), model.to_owned(), embeddings.to_vec());
+        let session = session.clone();
+        let model = model.to_owned();
+        let embeddings = embeddings.to_vec();
         self.run_background_write(move |db| {
             let Some(key) = find_session_key(db, &session)? else { return Ok(()) };
             let sql = "INSERT OR REPLACE INTO embeddings VALUES (?1, ?2, ?3)";
             let mut statement = db.prepare_cached(sql)?;
             for MessageEmbedding { message_id, vectors } in embeddings {
-                let Some(place) = find_message_by_id(db, key, &message_id)? else { continue };
-                statement.execute(params![message_key(key, place.location.seq), model, vectors])?;
+                // The message was deleted while its embedding was computed.
+                let Some(located) = find_message_by_id(db, key, &message_id)? else { continue };
+                statement.execute(params![
+                    message_key(key, located.location.seq),
+                    model,
+                    vectors
+                ])?;
             }
             Ok(())
         })

@@ -1,4 +1,4 @@
-//! Requests that may be repeated, in SQLite.
+//! Requests recorded under idempotency keys in SQLite.
 
 use crate::domain::{MessageId, Principal, SessionId, Timestamp, TurnId};
 use crate::error::Result;
@@ -8,15 +8,16 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 pub(super) fn find_request(
     db: &Connection,
-    who: &Principal,
+    principal: &Principal,
     key: &IdempotencyKey,
     since: Timestamp,
 ) -> Result<Option<PriorRequest>> {
+    // Records are deleted with their session; the join only turns its key into its id.
     let sql = "SELECT k.fingerprint, s.id, k.message_id, k.turn_id FROM idempotency_keys k \
                JOIN sessions s ON s.key = k.session \
                WHERE k.user_id = ?1 AND k.route = ?2 AND k.key = ?3 AND k.created_at > ?4";
     let found = db.prepare_cached(sql)?.query_row(
-        params![who.user.as_str(), key.route, key.key, since.as_millis()],
+        params![principal.user.as_str(), key.route, key.key, since.as_millis()],
         |row| {
             Ok(PriorRequest {
                 fingerprint: row.get(0)?,
@@ -29,27 +30,28 @@ pub(super) fn find_request(
     Ok(found.optional()?)
 }
 
-/// Remembers a request and forgets those made before `since`.
+/// Records a request and deletes records older than `since`.
 pub(super) fn record_request(
     db: &Connection,
-    who: &Principal,
+    principal: &Principal,
     key: &IdempotencyKey,
-    known: &PriorRequest,
+    request: &PriorRequest,
     now: Timestamp,
     since: Timestamp,
 ) -> Result<()> {
     db.prepare_cached("DELETE FROM idempotency_keys WHERE created_at <= ?1")?
         .execute([since.as_millis()])?;
+    // Selecting the session's key inserts nothing if the session is gone.
     let sql = "INSERT OR REPLACE INTO idempotency_keys \
                SELECT ?1, ?2, ?3, ?4, key, ?6, ?7, ?8 FROM sessions WHERE id = ?5";
     db.prepare_cached(sql)?.execute(params![
-        who.user.as_str(),
+        principal.user.as_str(),
         key.route,
         key.key,
-        known.fingerprint,
-        known.session_id.as_str(),
-        known.message_id.as_str(),
-        known.turn_id.as_ref().map(|turn| turn.as_str()),
+        request.fingerprint,
+        request.session_id.as_str(),
+        request.message_id.as_str(),
+        request.turn_id.as_ref().map(|turn| turn.as_str()),
         now.as_millis()
     ])?;
     Ok(())

@@ -1,4 +1,4 @@
-//! Keys of the API in SQLite.
+//! API keys and tickets in SQLite.
 
 use super::SqliteStore;
 use super::rows::decode_word;
@@ -9,7 +9,7 @@ use crate::store::{KeyStore, StoredKey, StoredTicket};
 use async_trait::async_trait;
 use rusqlite::{OptionalExtension, Row, params};
 
-/// Selects what [`decode_key`] reads.
+/// Columns in the order in which [`decode_key`] reads them.
 const SELECT_KEY: &str = "SELECT id, digest, name, user_id, scope, created_at, expires_at, last_used_at \
      FROM keys";
 
@@ -18,6 +18,7 @@ impl KeyStore for SqliteStore {
     async fn add_key(&self, stored: StoredKey) -> Result<()> {
         self.run_write(move |db| {
             let StoredKey { key, digest } = stored;
+            // `OR IGNORE` turns a conflict of ids into a row count of 0.
             let sql = "INSERT OR IGNORE INTO keys VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
             let added = db.prepare_cached(sql)?.execute(params![
                 key.id.as_str(),
@@ -72,6 +73,7 @@ impl KeyStore for SqliteStore {
 
     async fn record_key_uses(&self, uses: Vec<(KeyId, Timestamp)>) -> Result<()> {
         self.run_background_write(move |db| {
+            // Uses are recorded in batches, which may arrive out of order.
             let sql = "UPDATE keys SET last_used_at = ?2 \
                        WHERE id = ?1 AND coalesce(last_used_at, 0) < ?2";
             let mut statement = db.prepare_cached(sql)?;
@@ -85,6 +87,7 @@ impl KeyStore for SqliteStore {
 
     async fn add_ticket(&self, ticket: StoredTicket, now: Timestamp) -> Result<()> {
         self.run_write(move |db| {
+            // Tickets live for a minute; each new one clears away the expired ones.
             db.prepare_cached("DELETE FROM tickets WHERE expires_at <= ?1")?
                 .execute([now.as_millis()])?;
             let StoredTicket { digest, owner, expires_at } = ticket;
@@ -101,12 +104,14 @@ impl KeyStore for SqliteStore {
     async fn redeem_ticket(&self, digest: &str) -> Result<Option<StoredTicket>> {
         let digest = digest.to_owned();
         self.run_write(move |db| {
+            // Deleting and reading in one statement: of concurrent callers only one gets the row.
             let sql = "DELETE FROM tickets WHERE digest = ?1 RETURNING holder, expires_at";
-            let taken = db.prepare_cached(sql)?.query_row([&digest], |row| {
-                let (holder, expires_at) = (row.get(0)?, Timestamp::from_millis(row.get(1)?));
+            let redeemed = db.prepare_cached(sql)?.query_row([&digest], |row| {
+                let holder = row.get(0)?;
+                let expires_at = Timestamp::from_millis(row.get(1)?);
                 Ok(StoredTicket { digest: digest.clone(), owner: holder, expires_at })
             });
-            Ok(taken.optional()?)
+            Ok(redeemed.optional()?)
         })
         .await
     }

@@ -1,4 +1,5 @@
-//! The usage ledger in SQLite: a row for each turn or call beside one, and sums by purse and day.
+//! The usage ledger in SQLite: one row per turn or background call, and totals by
+//! quota key and day.
 
 use super::SqliteStore;
 use super::rows::decode_word;
@@ -17,9 +18,9 @@ impl LedgerStore for SqliteStore {
         self.run_write(move |db| record_usage(db, &entry)).await
     }
 
-    async fn usage_total(&self, purse: &str, since_day: i64) -> Result<UsageTotal> {
-        let purse = purse.to_owned();
-        self.run_read(move |db| usage_total(db, &purse, since_day)).await
+    async fn usage_total(&self, quota_key: &str, since_day: i64) -> Result<UsageTotal> {
+        let quota_key = quota_key.to_owned();
+        self.run_read(move |db| usage_total(db, &quota_key, since_day)).await
     }
 
     async fn query_usage(&self, query: UsageQuery) -> Result<Vec<UsageGroup>> {
@@ -27,7 +28,8 @@ impl LedgerStore for SqliteStore {
     }
 
     async fn delete_usage(&self, user: &UserId, now_on: &TurnId) -> Result<u64> {
-        let (user, now_on) = (user.clone(), now_on.clone());
+        let user = user.clone();
+        let now_on = now_on.clone();
         self.run_write(move |db| {
             let sql = "INSERT OR REPLACE INTO forgotten VALUES (?1, ?2)";
             db.prepare_cached(sql)?.execute([user.as_str(), now_on.as_str()])?;
@@ -39,16 +41,16 @@ impl LedgerStore for SqliteStore {
 
     async fn list_ledger_entries(
         &self,
-        behind: Option<&TurnId>,
-        most: u32,
+        after: Option<&TurnId>,
+        limit: u32,
     ) -> Result<Vec<LedgerEntry>> {
-        let behind = behind.map(ToString::to_string).unwrap_or_default();
+        let after = after.map(ToString::to_string).unwrap_or_default();
         self.run_read(move |db| {
             let sql = "SELECT turn_id, kind, session_id, owner, project_id, user_id, key_id, model, status, \
                        prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, estimated, \
                        cost, at FROM usage WHERE turn_id > ?1 ORDER BY turn_id LIMIT ?2";
             let mut statement = db.prepare_cached(sql)?;
-            let mut rows = statement.query(params![behind, most])?;
+            let mut rows = statement.query(params![after, limit])?;
             let mut entries = Vec::new();
             while let Some(row) = rows.next()? {
                 entries.push(decode_entry(row)?);
@@ -59,7 +61,7 @@ impl LedgerStore for SqliteStore {
     }
 }
 
-/// Books a turn or a call beside one, once.
+/// Records the usage of a turn or background call, at most once.
 pub(super) fn record_usage(db: &Connection, entry: &LedgerEntry) -> Result<()> {
     let sql = "INSERT OR IGNORE INTO usage VALUES \
                (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
@@ -82,32 +84,35 @@ pub(super) fn record_usage(db: &Connection, entry: &LedgerEntry) -> Result<()> {
         entry.cost,
         entry.ended_at.as_millis(),
     ])?;
+    // Already recorded: adding it to the totals again would count it twice.
     if added == 0 {
         return Ok(());
     }
     let sql = "INSERT INTO spent VALUES (?1, ?2, ?3, ?4) ON CONFLICT (purse, day) \
                DO UPDATE SET tokens = tokens + excluded.tokens, cost = cost + excluded.cost";
     let mut statement = db.prepare_cached(sql)?;
-    for purse in entry.quota_keys() {
+    for quota_key in entry.quota_keys() {
         let cost = entry.cost.unwrap_or_default();
         statement.execute(params![
-            purse,
+            quota_key,
             entry.ended_at.day_number(),
             entry.total_tokens(),
             cost
         ])?;
     }
+    // If the user has deleted their usage since this turn began, its tokens count toward quotas,
+    // but no entry remains.
     let sql = "DELETE FROM usage WHERE turn_id = ?1 \
                AND EXISTS (SELECT 1 FROM forgotten WHERE user_id = ?2 AND now_on > ?1)";
-    let whose = [entry.turn_id.as_str(), entry.payer.user.as_str()];
-    db.prepare_cached(sql)?.execute(whose)?;
+    let ids = [entry.turn_id.as_str(), entry.payer.user.as_str()];
+    db.prepare_cached(sql)?.execute(ids)?;
     Ok(())
 }
 
-pub(super) fn usage_total(db: &Connection, purse: &str, since_day: i64) -> Result<UsageTotal> {
+pub(super) fn usage_total(db: &Connection, quota_key: &str, since_day: i64) -> Result<UsageTotal> {
     let sql = "SELECT coalesce(sum(tokens), 0), coalesce(sum(cost), 0) FROM spent \
                WHERE purse = ?1 AND day >= ?2";
-    let sum = db.prepare_cached(sql)?.query_row(params![purse, since_day], |row| {
+    let sum = db.prepare_cached(sql)?.query_row(params![quota_key, since_day], |row| {
         Ok(UsageTotal { tokens: row.get(0)?, cost: row.get(1)? })
     });
     Ok(sum?)
@@ -122,18 +127,21 @@ fn query_usage(db: &Connection, query: &UsageQuery) -> Result<Vec<UsageGroup>> {
         GroupBy::User => "user_id",
         GroupBy::All => "''",
     };
+    // Days in the order of time, other groups by their tokens.
     let order = match query.group_by {
         GroupBy::Day => "key",
         _ => "sum(prompt_tokens + completion_tokens) DESC, key",
     };
-    let whose = if query.user.is_some() { "user_id = ?4 AND" } else { "?4 IS NULL AND" };
+    // Both variants use ?4, so that the list of parameters is the same.
+    let user_condition = if query.user.is_some() { "user_id = ?4 AND" } else { "?4 IS NULL AND" };
     let sql = format!(
         "SELECT {key} AS key, sum(kind = 'reply'), sum(kind = 'reply' AND estimated), \
          sum(kind <> 'reply'), sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens), \
          sum(reasoning_tokens), sum(cost) FROM usage \
-         WHERE {whose} at >= ?1 AND at < ?2 GROUP BY 1 ORDER BY {order} LIMIT ?3"
+         WHERE {user_condition} at >= ?1 AND at < ?2 GROUP BY 1 ORDER BY {order} LIMIT ?3"
     );
-    let (from, to) = (query.from.as_millis(), query.to.as_millis());
+    let from = query.from.as_millis();
+    let to = query.to.as_millis();
     let user = query.user.as_ref().map(UserId::as_str);
     let mut statement = db.prepare_cached(&sql)?;
     let lines = statement.query_map(params![from, to, query.limit, user], |row| {

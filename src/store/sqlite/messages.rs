@@ -1,10 +1,8 @@
-//! Messages in SQLite: posted without a model, and read.
+//! Messages in SQLite.
 
 use super::SqliteStore;
 use super::paths::{add_siblings, find_message, walk_backward, walk_forward};
-use super::rows::{
-    SELECT_MESSAGE, decode_message, decode_parts as stored_parts, decode_word, message_key,
-};
+use super::rows::{SELECT_MESSAGE, decode_message, decode_parts, decode_word, message_key};
 use super::sessions::get_session;
 use super::transaction::read_message;
 use crate::domain::page::{MessageSlice, MessageView};
@@ -19,40 +17,47 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row};
 use std::ops::ControlFlow;
 
-/// A page ends early once it holds this many bytes: attachments are large.
+/// A page ends early once it holds this many bytes, because attachments are large.
 const MAX_PAGE_BYTES: usize = 8 << 20;
 
 #[async_trait]
 impl MessageStore for SqliteStore {
-    async fn post_message(&self, who: &Principal, post: PostMessage) -> Result<(Message, Session)> {
-        let who = who.clone();
-        self.transact(async move |step| rules::post_message(step, &who, &post).await).await
+    async fn post_message(
+        &self,
+        principal: &Principal,
+        post: PostMessage,
+    ) -> Result<(Message, Session)> {
+        let principal = principal.clone();
+        self.transact(async move |tx| rules::post_message(tx, &principal, &post).await).await
     }
 
     async fn get_message(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         id: &MessageId,
     ) -> Result<Message> {
-        let (who, session, id) = (who.clone(), session.clone(), id.clone());
+        let principal = principal.clone();
+        let session = session.clone();
+        let id = id.clone();
         self.run_read(move |db| {
-            let row = get_session(db, &who, &session, AccessLevel::Participant)?;
-            let place = find_message(db, row.key, &id)?.ok_or_else(Error::message_not_found)?;
-            read_message(db, &row, place.location.seq)
+            let row = get_session(db, &principal, &session, AccessLevel::Participant)?;
+            let located = find_message(db, row.key, &id)?.ok_or_else(Error::message_not_found)?;
+            read_message(db, &row, located.location.seq)
         })
         .await
     }
 
     async fn list_messages(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         query: MessageQuery,
     ) -> Result<MessagePage> {
-        let (who, session) = (who.clone(), session.clone());
+        let principal = principal.clone();
+        let session = session.clone();
         self.run_read(move |db| {
-            let row = get_session(db, &who, &session, AccessLevel::Participant)?;
+            let row = get_session(db, &principal, &session, AccessLevel::Participant)?;
             let mut page = match query.view {
                 MessageView::Path => read_path_page(db, &row, &query)?,
                 MessageView::All => read_all_page(db, &row, &query)?,
@@ -67,14 +72,15 @@ impl MessageStore for SqliteStore {
         &self,
         session: &SessionId,
         last: &MessageId,
-        bounds: HistoryLimits,
+        limits: HistoryLimits,
     ) -> Result<Vec<HistoryMessage>> {
-        let (session, last) = (session.clone(), last.clone());
-        self.run_read(move |db| recent_history(db, &session, &last, bounds)).await
+        let session = session.clone();
+        let last = last.clone();
+        self.run_read(move |db| recent_history(db, &session, &last, limits)).await
     }
 }
 
-/// Takes messages until one more than the limit was seen.
+/// Collects messages until it has seen one more than the limit.
 struct MessagePageBuilder<'a> {
     row: &'a SessionRow,
     limit: usize,
@@ -89,6 +95,7 @@ impl<'a> MessagePageBuilder<'a> {
     }
 
     fn push_row(&mut self, found: &Row<'_>) -> Result<ControlFlow<()>> {
+        // Checked before a message is added, so a page has at least one, however large.
         if self.messages.len() == self.limit || self.bytes > MAX_PAGE_BYTES {
             self.has_more = true;
             return Ok(ControlFlow::Break(()));
@@ -111,7 +118,7 @@ impl<'a> MessagePageBuilder<'a> {
 
 fn read_path_page(db: &Connection, row: &SessionRow, query: &MessageQuery) -> Result<MessagePage> {
     let mut page = MessagePageBuilder::new(row, query);
-    let anchor = |id: &MessageId| {
+    let find_anchor = |id: &MessageId| {
         Ok::<_, Error>(
             find_message(db, row.key, id)?.ok_or_else(Error::message_not_found)?.location,
         )
@@ -122,13 +129,15 @@ fn read_path_page(db: &Connection, row: &SessionRow, query: &MessageQuery) -> Re
             Ok(page.into_reversed_page())
         }
         MessageSlice::Before(id) => {
-            let at = anchor(id)?;
+            let at = find_anchor(id)?;
+            // A location without a message is fine as an upper bound: if `at` is the first in its
+            // node, nothing of that node is in range.
             let before = MessageLocation { seq: at.seq - 1, ..at };
             walk_backward(db, row.key, Some(before), SELECT_MESSAGE, |found| page.push_row(found))?;
             Ok(page.into_reversed_page())
         }
         MessageSlice::After(id) => {
-            let at = anchor(id)?;
+            let at = find_anchor(id)?;
             let is_on_path = walk_forward(db, row.key, row.head, at, SELECT_MESSAGE, |found| {
                 page.push_row(found)
             })?;
@@ -171,7 +180,7 @@ fn recent_history(
     db: &Connection,
     session: &SessionId,
     last: &MessageId,
-    bounds: HistoryLimits,
+    limits: HistoryLimits,
 ) -> Result<Vec<HistoryMessage>> {
     let sql = "SELECT key FROM sessions WHERE id = ?1";
     let key: Option<i64> =
@@ -179,10 +188,11 @@ fn recent_history(
     let key = key.ok_or_else(Error::session_not_found)?;
     let at = find_message(db, key, last)?.ok_or_else(Error::message_not_found)?.location;
     let mut found = Vec::new();
-    let (mut room, mut parts_room) = (bounds.max_tokens, bounds.max_part_bytes);
-    // Parts are large: a reader that has no use for them does not touch them, and of replies only
-    // calls are of use.
-    let parts_column = match bounds.max_part_bytes {
+    let mut tokens_left = limits.max_tokens;
+    let mut part_bytes_left = limits.max_part_bytes;
+    // Parts are large: the column is not read for callers that ignore it, and of replies only those
+    // with function calls matter.
+    let parts_column = match limits.max_part_bytes {
         0 => "NULL",
         _ => "CASE WHEN role IN ('user', 'tool') OR finish_reason = 'tool-calls' THEN parts END",
     };
@@ -193,23 +203,27 @@ fn recent_history(
     walk_backward(db, key, Some(at), &select, |row| {
         let content = row.get_ref(3)?.as_str().map_err(Error::store_unavailable)?;
         let parts = row.get_ref(6)?.as_str_or_null().map_err(Error::store_unavailable)?;
-        let parts = parts.filter(|parts| parts.len() <= parts_room);
+        // Parts that exceed the limit are left out; the text still counts.
+        let parts = parts.filter(|parts| parts.len() <= part_bytes_left);
+        // Nothing that a model could read, so it does not use up the limits.
         if content.is_empty() && parts.is_none() {
             return Ok(ControlFlow::Continue(()));
         }
         let tokens: u32 = row.get(4)?;
-        let size = tokens.saturating_add(bounds.token_overhead);
-        if found.len() == bounds.max_messages as usize || size > room {
+        let size = tokens.saturating_add(limits.token_overhead);
+        // The first message that does not fit ends the history: a gap would falsify
+        // the conversation.
+        if found.len() == limits.max_messages as usize || size > tokens_left {
             return Ok(ControlFlow::Break(()));
         }
-        room -= size;
-        parts_room -= parts.map_or(0, str::len);
+        tokens_left -= size;
+        part_bytes_left -= parts.map_or(0, str::len);
         found.push(HistoryMessage {
             id: MessageId::new_unchecked(row.get::<_, String>(1)?),
             role: decode_word(Role::from_name, row, 2)?,
             content: content.to_owned(),
             tokens,
-            parts: stored_parts(parts.map(str::to_owned))?,
+            parts: decode_parts(parts.map(str::to_owned))?,
             parent_id: row.get::<_, Option<String>>(5)?.map(MessageId::new_unchecked),
             sender_id: UserId::new_unchecked(row.get::<_, String>(7)?),
             created_at: Timestamp::from_millis(row.get(8)?),

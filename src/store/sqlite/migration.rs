@@ -1,9 +1,9 @@
-//! Whole sessions as they lie in SQLite, for a move elsewhere.
+//! Dumps of whole sessions from SQLite, for a migration.
 //!
-//! Not moved: what is made anew from the rest (`participants`, `summaries`, `embeddings`, `spent`, the
-//! words of titles and messages), who was alive (`instances`), tickets, which are good for a minute,
-//! the marks behind which what had begun leaves no line of usage (`forgotten`), and the logs of turns
-//! that have ended, which are kept for a minute.
+//! Not migrated: data that can be derived again (`participants`, `summaries`, `embeddings`,
+//! `spent`, the indexes of titles and messages), heartbeats (`instances`), tickets, which are valid
+//! for a minute, the markers of deleted usage (`forgotten`), and the logs of ended turns, which are
+//! kept for a minute.
 
 use super::SqliteStore;
 use super::paths::walk_node;
@@ -29,6 +29,7 @@ impl MigrationStore for SqliteStore {
         let id = id.clone();
         self.run_read(move |db| {
             let Some(row) = find_session(db, &id)? else { return Ok(None) };
+            // Logs of ended turns have no further use.
             let log = match &row.session.active_turn {
                 Some(turn) => read_whole_log(db, &turn.turn_id)?,
                 None => Vec::new(),
@@ -66,8 +67,11 @@ impl MigrationSource for SqliteStore {
                 let sql = format!("SELECT count(*) FROM {table}");
                 db.query_row(&sql, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
             };
-            let (sessions, messages) = (count("sessions")?, count("messages")?);
-            let (nodes, projects, keys) = (count("nodes")?, count("projects")?, count("keys")?);
+            let sessions = count("sessions")?;
+            let messages = count("messages")?;
+            let nodes = count("nodes")?;
+            let projects = count("projects")?;
+            let keys = count("keys")?;
             Ok(StoreTotals { keys, usage: count("usage")?, projects, sessions, messages, nodes })
         })
         .await
@@ -75,14 +79,14 @@ impl MigrationSource for SqliteStore {
 
     async fn list_session_ids(
         &self,
-        behind: Option<&SessionId>,
-        most: u32,
+        after: Option<&SessionId>,
+        limit: u32,
     ) -> Result<Vec<SessionId>> {
-        let behind = behind.map(ToString::to_string).unwrap_or_default();
+        let after = after.map(ToString::to_string).unwrap_or_default();
         self.run_read(move |db| {
             let sql = "SELECT id FROM sessions WHERE id > ?1 ORDER BY id LIMIT ?2";
             let mut statement = db.prepare_cached(sql)?;
-            let ids = statement.query_map(params![behind, most], |row| row.get::<_, String>(0))?;
+            let ids = statement.query_map(params![after, limit], |row| row.get::<_, String>(0))?;
             ids.map(|id| Ok(SessionId::new_unchecked(id?))).collect()
         })
         .await
@@ -111,6 +115,7 @@ fn dump_queued_turns(db: &Connection, session: i64) -> Result<Vec<QueuedTurnDump
 }
 
 fn dump_requests(db: &Connection, session: i64, since: Timestamp) -> Result<Vec<RequestDump>> {
+    // The order is part of the dump, which is compared with that of the other store.
     let sql = "SELECT user_id, route, key, fingerprint, message_id, turn_id, created_at \
                FROM idempotency_keys WHERE session = ?1 AND created_at > ?2 \
                ORDER BY user_id, route, key";
@@ -139,7 +144,9 @@ fn dump_nodes(db: &Connection, session: &SessionRow, first: u32) -> Result<Vec<N
     );
     let mut statement = db.prepare_cached(&sql)?;
     let mut rows = statement.query((session.key, first))?;
-    let (mut page, mut bytes) = (Vec::new(), 0);
+    let mut page = Vec::new();
+    let mut bytes = 0;
+    // Checked before a node is read, so a page has at least one, however large.
     while bytes < MAX_PAGE_BYTES
         && let Some(row) = rows.next()?
     {
@@ -150,7 +157,7 @@ fn dump_nodes(db: &Connection, session: &SessionRow, first: u32) -> Result<Vec<N
     Ok(page)
 }
 
-/// A node with its messages, each behind the one that it says it follows.
+/// Reads a node with its messages and checks that each follows its recorded parent.
 fn dump_node(db: &Connection, session: &SessionRow, row: &Row<'_>) -> Result<NodeDump> {
     let number = row.get(0)?;
     let prev = MessageLocation { node: row.get(1)?, seq: row.get(2)? };
@@ -163,17 +170,19 @@ fn dump_node(db: &Connection, session: &SessionRow, row: &Row<'_>) -> Result<Nod
     walk_node(db, session.key, end, SELECT_MESSAGE, |found| {
         let message = decode_new_message(found, session)?;
         let parent_id: Option<String> = found.get(3)?;
+        // A node is a contiguous run of one path. Anything else is corruption and
+        // must not be copied.
         if parent_id.as_deref() != before.as_ref().map(|before| before.id.as_str()) {
             return Err(inconsistent_node(session, &message.id));
         }
         let seq = seq_from_key(found.get(0)?);
-        let place = LocatedMessage {
+        let located = LocatedMessage {
             id: message.id.clone(),
             location: MessageLocation { node: number, seq },
         };
         let path_tokens: i64 = found.get(17)?;
         let path_tokens = path_tokens.unsigned_abs();
-        messages.push(MessageDump { seq, parent: before.replace(place), message, path_tokens });
+        messages.push(MessageDump { seq, parent: before.replace(located), message, path_tokens });
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(NodeDump {
@@ -191,7 +200,7 @@ fn dump_node(db: &Connection, session: &SessionRow, row: &Row<'_>) -> Result<Nod
 fn inconsistent_node(session: &SessionRow, message: &MessageId) -> Error {
     let id = &session.session.id;
     Error::store_unavailable(format!(
-        "message {message} of session {id} is not behind the one it follows"
+        "message {message} of session {id} does not follow its parent within its node"
     ))
 }
 
@@ -200,7 +209,7 @@ mod tests {
     use super::super::schema;
     use rusqlite::Connection;
 
-    /// Every table and column, and with it the promise that somebody has thought of its move.
+    /// Every table and column. An addition here says that its migration has been considered.
     const KNOWN_COLUMNS: &[(&str, &str)] = &[
         ("embeddings", "key model vectors"),
         ("forgotten", "user_id now_on"),

@@ -1,6 +1,7 @@
-//! The embedded store: one SQLite file in write-ahead mode, one writer, readers beside it.
+//! The embedded store: one SQLite file in write-ahead mode, one writer thread, and a pool of
+//! read-only connections.
 //!
-//! rusqlite stays inside this folder.
+//! rusqlite is used in this folder only.
 
 mod admin;
 mod append;
@@ -42,62 +43,65 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use writer::{WritePriority, WriterHandle};
 
-/// Connections that read beside the writer.
+/// Read-only connections in the pool.
 const READER_CONNECTIONS: usize = 4;
-/// How long a statement waits for a lock that another program holds on the file.
+/// How long a statement waits for a lock that another process holds on the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Statements that each connection keeps prepared.
+/// Prepared statements cached by each connection.
 const STATEMENT_CACHE_CAPACITY: usize = 128;
 
-/// How hard a commit tries to be on disk.
+/// How far a commit waits for the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// What is acknowledged is on disk.
+    /// Acknowledged writes are on disk.
     Full,
-    /// Power loss may take the last moment; the file is never corrupt.
+    /// A power failure can lose the last moments, but never corrupts the file.
     Normal,
 }
 
-/// A store in one SQLite file.
 pub struct SqliteStore {
     path: PathBuf,
     writer: Mutex<Option<Arc<WriterHandle>>>,
     writer_thread: Mutex<Option<JoinHandle<()>>>,
     reader_pool: ReaderPool,
-    /// What opening it took, for the operator.
+    /// Says that the schema was upgraded, for the first log line.
     upgrade_note: Option<String>,
     /// Held while this process serves the file.
     file_lock: Mutex<Option<File>>,
 }
 
 impl SqliteStore {
-    /// Opens the file at `path`, creating it and its folders where they are missing, and locks it
-    /// for this process. Errors say what an operator can do.
-    pub fn open(path: &Path, sync: Durability) -> Result<Self> {
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-            made.map_err(|error| open_error(folder, &error))?;
+    /// Opens the file at `path` and locks it for this process, creating it and its directories if
+    /// they are missing. Errors say what an operator can do.
+    pub fn open(path: &Path, durability: Durability) -> Result<Self> {
+        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty())
+        {
+            let created = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+            created.map_err(|error| open_error(directory, &error))?;
         }
+        // Before the file is opened: opening may upgrade the schema.
         let lock = acquire_file_lock(path)?;
-        // What SQLite keeps beside the file is as private as the file.
+        // SQLite gives its log and shared-memory files the permissions of this one.
         open_private_file(path).map_err(|error| open_error(path, &error))?;
-        let mut writing = open_connection(path, OpenFlags::default())?;
-        // Write-ahead mode is kept in the file; the rest is per connection.
-        writing.pragma_update(None, "journal_mode", "WAL")?;
-        let upgrade = schema::migrate_schema(&mut writing, path)?;
-        writing.pragma_update(
+        let mut connection = open_connection(path, OpenFlags::default())?;
+        // Write-ahead mode is stored in the file; the other pragmas apply to the connection.
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        let upgrade = schema::migrate_schema(&mut connection, path)?;
+        connection.pragma_update(
             None,
             "synchronous",
-            if sync == Durability::Full { "FULL" } else { "NORMAL" },
+            if durability == Durability::Full { "FULL" } else { "NORMAL" },
         )?;
-        writing.pragma_update(None, "journal_size_limit", 64 << 20)?;
-        // What is deleted is overwritten. It costs the writing of pages that would only be let go of.
-        writing.pragma_update(None, "secure_delete", true)?;
-        let reading = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        // Gives disk space back after a burst of writes.
+        connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+        // Overwrite deleted content. The price is writing pages that would otherwise
+        // just become free.
+        connection.pragma_update(None, "secure_delete", true)?;
+        let read_flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let readers = (0..READER_CONNECTIONS)
-            .map(|_| open_connection(path, reading))
+            .map(|_| open_connection(path, read_flags))
             .collect::<Result<_>>()?;
-        let (writer, thread) = WriterHandle::start(writing)?;
+        let (writer, thread) = WriterHandle::start(connection)?;
         Ok(Self {
             path: path.to_owned(),
             upgrade_note: upgrade,
@@ -108,8 +112,8 @@ impl SqliteStore {
         })
     }
 
-    /// Opens the file at `path` to look at it beside the server that serves it: nothing is locked
-    /// and nothing can be written, least of all turns. Errors say what an operator can do.
+    /// Opens the file at `path` read-only, also while a server is serving it. Takes no lock. Errors
+    /// say what an operator can do.
     pub fn open_read_only(path: &Path) -> Result<Self> {
         if !path.exists() {
             return Err(Error::new(
@@ -117,8 +121,9 @@ impl SqliteStore {
                 format!("there is no {}; set DATABASE_URL as for the server", path.display()),
             ));
         }
-        let reading = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let reader = open_connection(path, reading)?;
+        // Each connection is used by one thread at a time, so SQLite's mutexes are not needed.
+        let read_flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let reader = open_connection(path, read_flags)?;
         schema::ensure_current(&reader, path)?;
         Ok(Self {
             path: path.to_owned(),
@@ -130,16 +135,17 @@ impl SqliteStore {
         })
     }
 
-    /// Opens the file at `path` to change something small in it, beside the server that serves it, or
-    /// creates it. No turns may be touched. Errors say what an operator can do.
+    /// Opens the file at `path` for a small change, also while a server is serving it, or
+    /// creates it. Turns must not be touched: they belong to the server. Errors say what an
+    /// operator can do.
     pub fn open_shared(path: &Path) -> Result<Self> {
         if !path.exists() {
             return Self::open(path, Durability::Full);
         }
         let store = Self::open_read_only(path)?;
-        let writing = open_connection(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        writing.pragma_update(None, "synchronous", "FULL")?;
-        let (writer, thread) = WriterHandle::start(writing)?;
+        let connection = open_connection(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        let (writer, thread) = WriterHandle::start(connection)?;
         Ok(Self {
             writer: Mutex::new(Some(Arc::new(writer))),
             writer_thread: Mutex::new(Some(thread)),
@@ -147,8 +153,8 @@ impl SqliteStore {
         })
     }
 
-    /// Opens the file at `path` to move what it holds elsewhere: nothing in it is changed, and no
-    /// server can serve it meanwhile. Errors say what an operator can do.
+    /// Opens the file at `path` for a migration: nothing in it is changed, and no server can serve
+    /// it meanwhile. Errors say what an operator can do.
     pub(crate) fn open_for_migration(path: &Path) -> Result<Self> {
         let store = Self::open_read_only(path)?;
         Ok(Self { file_lock: Mutex::new(Some(acquire_file_lock(path)?)), ..store })
@@ -174,7 +180,7 @@ impl SqliteStore {
             .await
     }
 
-    /// For what nobody waits for: it gives way to everything else.
+    /// Runs a write that no client waits for; interactive ones go first.
     async fn run_background_write<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
@@ -196,17 +202,20 @@ impl Store for SqliteStore {
     }
 
     async fn check_ready(&self) -> Result<()> {
-        // An empty write takes the file's write lock and touches no disk.
+        // An empty write takes the write lock of the file and touches no disk.
         self.run_write(|_| Ok(())).await
     }
 
     async fn close(&self) {
+        // Readers go first: the writer's last checkpoint can empty the log only without them.
         self.reader_pool.close().await;
+        // Without a sender the thread ends once it has committed what is queued.
         drop(self.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
         let thread = self.writer_thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
+        // Last: from here on another process may open the file.
         drop(self.file_lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
@@ -225,17 +234,20 @@ fn open_configured(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
-    // A plan that peeked at a bound value is made anew for each other value: a tenth of the
-    // writer's time.
+    // The query planner stability guarantee: no plan depends on bound values. Otherwise SQLite
+    // prepares a statement again for each new value, which took a tenth of the writer's time.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    // KiB, of each of the connections; what they read lies in the system's cache, too.
+    // In KiB, for each connection. The operating system caches the file as well.
     connection.pragma_update(None, "cache_size", -8_000)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     Ok(connection)
 }
 
-/// One process serves a file: a second would reap the first one's turns.
+/// Locks the file for this process. A second server would take the first one's running
+/// turns for orphans.
 fn acquire_file_lock(path: &Path) -> Result<File> {
+    // A file of its own: closing a descriptor of the database file would release SQLite's
+    // POSIX locks on it.
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let name = PathBuf::from(name);
@@ -253,7 +265,7 @@ fn acquire_file_lock(path: &Path) -> Result<File> {
     }
 }
 
-/// A file as it is, or a new one that nobody else may read.
+/// Opens a file, creating it so that only its owner can read it.
 fn open_private_file(path: &Path) -> std::io::Result<File> {
     File::options().create(true).truncate(false).write(true).mode(0o600).open(path)
 }

@@ -1,9 +1,8 @@
-//! Paths through a session's messages, read node by node.
+//! Paths through the messages of a session, read node by node.
 //!
-//! A node is one contiguous run of one path and names the message before it, so the way back from
-//! any message is a chain of nodes, each read as a range of keys. Nothing here reads much more of a
-//! session than it gives back: one small row per node, and a few messages of other branches where
-//! those lie between.
+//! A node is a contiguous run of one path and names the message before it, so the way back from any
+//! message is a chain of nodes, each read as a range of keys. The cost follows the result: one
+//! small row per node, plus some messages of other branches that are in between.
 
 use super::rows::{message_key, seq_from_key};
 use crate::domain::{Message, MessageId};
@@ -12,25 +11,24 @@ use crate::store::transaction::{LocatedMessage, MessageLocation};
 use rusqlite::{Connection, OptionalExtension, Row};
 use std::ops::ControlFlow;
 
-/// One node's part of a path: the messages of `node` from `first` up to `last`.
+/// One node's part of a path: its messages with seqs from `first` to `last`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PathSegment {
     pub(super) node: u32,
     pub(super) first: u32,
     pub(super) last: u32,
-    /// Messages of other branches lie between, so many that an index finds these ones sooner than a
-    /// look at each.
+    /// The node's messages are so far apart that an index finds them faster than a scan.
     is_sparse: bool,
 }
 
-/// The nodes of the path that ends at a location, newest first.
+/// The nodes of a path, newest first.
 pub(super) struct PathSegments<'a> {
     db: &'a Connection,
     session: i64,
     next: Option<MessageLocation>,
 }
 
-/// The way back from `from`, itself included.
+/// The path that ends at `from`, this message included.
 pub(super) fn path_segments(
     db: &Connection,
     session: i64,
@@ -55,6 +53,8 @@ impl PathSegments<'_> {
         let mut statement = self.db.prepare_cached(sql)?;
         let (segment, previous) = statement.query_row((self.session, at.node), |row| {
             let (first, last, messages): (u32, u32, u32) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            // Seqs count the messages of all branches. Skipping a few of them costs less than an
+            // index lookup per message, skipping thousands does not.
             let is_sparse = last - first >= 4 * messages + 64;
             let previous = MessageLocation { node: row.get(3)?, seq: row.get(4)? };
             Ok((PathSegment { node: at.node, first, last: at.seq, is_sparse }, previous))
@@ -65,7 +65,7 @@ impl PathSegments<'_> {
 }
 
 /// Visits the messages of the path that ends at `from`, newest first, until `visit` breaks.
-/// `select` is what to read of each, from `messages`, the key first.
+/// `select` reads from `messages` and has the key as its first column.
 pub(super) fn walk_backward(
     db: &Connection,
     session: i64,
@@ -81,8 +81,8 @@ pub(super) fn walk_backward(
     Ok(())
 }
 
-/// Visits the messages of the path that ends at `head`, oldest first, beginning behind `anchor`,
-/// until `visit` breaks. `false` if the anchor is not on that path.
+/// Visits the messages of the path that ends at `head`, oldest first, starting after `anchor`,
+/// until `visit` breaks. Returns `false` if the anchor is not on that path.
 pub(super) fn walk_forward(
     db: &Connection,
     session: i64,
@@ -91,6 +91,7 @@ pub(super) fn walk_forward(
     select: &str,
     mut visit: impl FnMut(&Row<'_>) -> Result<ControlFlow<()>>,
 ) -> Result<bool> {
+    // Nodes are linked backward only, so the chain is collected from the head.
     let mut chain = Vec::new();
     let mut is_on_path = false;
     for segment in path_segments(db, session, head) {
@@ -115,7 +116,7 @@ pub(super) fn walk_forward(
     Ok(true)
 }
 
-/// Visits the messages of one node from its first up to `up_to`, oldest first.
+/// Visits the messages of one node up to and including `up_to`, oldest first.
 pub(super) fn walk_node(
     db: &Connection,
     session: i64,
@@ -138,6 +139,7 @@ impl PathSegment {
         order: &str,
         visit: &mut impl FnMut(&Row<'_>) -> Result<ControlFlow<()>>,
     ) -> Result<ControlFlow<()>> {
+        // SQLite has no statistics on single nodes, so the choice is made here.
         let index = if self.is_sparse { "INDEXED BY messages_of_node" } else { "NOT INDEXED" };
         let sql = format!(
             "{select} {index} WHERE session = ?1 AND node = ?2 AND key BETWEEN ?3 AND ?4 ORDER BY key {order}"
@@ -155,7 +157,6 @@ impl PathSegment {
     }
 }
 
-/// Where the message with this very id lies.
 pub(super) fn find_message_by_id(
     db: &Connection,
     session: i64,
@@ -173,7 +174,7 @@ fn decode_located_message(row: &Row<'_>) -> rusqlite::Result<LocatedMessage> {
     Ok(LocatedMessage { id: MessageId::new_unchecked(row.get::<_, String>(2)?), location: at })
 }
 
-/// Where the message with this id lies; failing that, the newest one that a client named so.
+/// Finds a message by its id or, failing that, the newest message with this client message id.
 pub(super) fn find_message(
     db: &Connection,
     session: i64,
@@ -191,7 +192,7 @@ pub(super) fn find_message(
         .optional()?)
 }
 
-/// Where the newest message lies that has this id, or that a client named so.
+/// Finds the newest message whose id or client message id is `id`.
 pub(super) fn find_newest_message(
     db: &Connection,
     session: i64,
@@ -206,7 +207,7 @@ pub(super) fn find_newest_message(
         .optional()?)
 }
 
-/// Fills in the siblings of each message: the messages with the same parent, oldest first.
+/// Fills in the siblings of each message: all children of its parent, oldest first.
 pub(super) fn add_siblings(db: &Connection, session: i64, messages: &mut [Message]) -> Result<()> {
     for message in messages {
         let parent = message
@@ -221,8 +222,8 @@ pub(super) fn add_siblings(db: &Connection, session: i64, messages: &mut [Messag
     Ok(())
 }
 
-/// The messages under a parent (or, without one, the roots), oldest first: the one behind it in its
-/// own node, and the first of each node that begins behind it.
+/// Lists the children of a message, or the roots, oldest first: the message after it in its own
+/// node, and the first one of each node that starts after it.
 pub(super) fn list_children(
     db: &Connection,
     session: i64,
@@ -234,19 +235,19 @@ pub(super) fn list_children(
     }
     let sql = "SELECT first_seq, number, first_id FROM nodes WHERE session = ?1 AND prev_seq = ?2";
     let mut statement = db.prepare_cached(sql)?;
-    let behind = parent.map_or(0, |parent| parent.seq);
+    let after = parent.map_or(0, |parent| parent.seq);
     let first = |row: &Row<'_>| {
         let at = MessageLocation { seq: row.get(0)?, node: row.get(1)? };
         Ok(LocatedMessage { id: MessageId::new_unchecked(row.get::<_, String>(2)?), location: at })
     };
-    for child in statement.query_map((session, behind), first)? {
+    for child in statement.query_map((session, after), first)? {
         found.push(child?);
     }
     found.sort_unstable_by_key(|child| child.location.seq);
     Ok(found)
 }
 
-/// The message behind this one in its own node.
+/// The message after this one in its own node.
 fn find_next_in_node(
     db: &Connection,
     session: i64,
@@ -254,6 +255,6 @@ fn find_next_in_node(
 ) -> Result<Option<LocatedMessage>> {
     let sql = "SELECT key, node, id FROM messages INDEXED BY messages_of_node \
                WHERE session = ?1 AND node = ?2 AND key > ?3 ORDER BY key LIMIT 1";
-    let behind = (session, at.node, message_key(session, at.seq));
-    Ok(db.prepare_cached(sql)?.query_row(behind, decode_located_message).optional()?)
+    let after = (session, at.node, message_key(session, at.seq));
+    Ok(db.prepare_cached(sql)?.query_row(after, decode_located_message).optional()?)
 }

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, Row, params};
 use std::collections::HashMap;
 
-/// Selects what [`decode_project`] reads.
+/// Columns in the order in which [`decode_project`] reads them.
 const SELECT_PROJECT: &str = "SELECT key, id, owner, name, description, system_prompt, generation_status, \
      version, created_at, updated_at FROM projects";
 
@@ -24,99 +24,113 @@ const SELECT_PROJECT: &str = "SELECT key, id, owner, name, description, system_p
 impl ProjectStore for SqliteStore {
     async fn create_project(
         &self,
-        who: &Principal,
+        principal: &Principal,
         new: NewProject,
         now: Timestamp,
     ) -> Result<Project> {
-        let who = who.clone();
-        self.transact(async move |step| rules::create_project(step, &who, &new, now).await).await
+        let principal = principal.clone();
+        self.transact(async move |tx| rules::create_project(tx, &principal, &new, now).await).await
     }
 
-    async fn get_project(&self, who: &Principal, id: &ProjectId) -> Result<Project> {
-        let (who, id) = (who.clone(), id.clone());
+    async fn get_project(&self, principal: &Principal, id: &ProjectId) -> Result<Project> {
+        let principal = principal.clone();
+        let id = id.clone();
         self.run_read(move |db| {
-            Ok(run_ready(rules::get_project(&mut SqliteTransaction(db), &who, &id))?.project)
+            Ok(run_ready(rules::get_project(&mut SqliteTransaction(db), &principal, &id))?.project)
         })
         .await
     }
 
-    async fn list_projects(&self, who: &Principal, page: u32, limit: u32) -> Result<ProjectPage> {
-        let owner = who.user.clone();
+    async fn list_projects(
+        &self,
+        principal: &Principal,
+        page: u32,
+        limit: u32,
+    ) -> Result<ProjectPage> {
+        let owner = principal.user.clone();
         self.run_read(move |db| list_projects(db, &owner, page, limit)).await
     }
 
     async fn update_project(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &ProjectId,
-        change: ProjectUpdate,
+        update: ProjectUpdate,
         if_match: Vec<u32>,
         now: Timestamp,
     ) -> Result<Project> {
-        let (who, id) = (who.clone(), id.clone());
-        self.transact(async move |step| {
-            rules::update_project(step, &who, &id, &change, &if_match, now).await
+        let principal = principal.clone();
+        let id = id.clone();
+        self.transact(async move |tx| {
+            rules::update_project(tx, &principal, &id, &update, &if_match, now).await
         })
         .await
     }
 
-    async fn delete_project(&self, who: &Principal, id: &ProjectId) -> Result<()> {
-        let (who, id) = (who.clone(), id.clone());
-        self.transact(async move |step| rules::delete_project(step, &who, &id).await).await
+    async fn delete_project(&self, principal: &Principal, id: &ProjectId) -> Result<()> {
+        let principal = principal.clone();
+        let id = id.clone();
+        self.transact(async move |tx| rules::delete_project(tx, &principal, &id).await).await
     }
 
     async fn get_file(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &ProjectId,
         path: &FilePath,
     ) -> Result<StoredFile> {
-        let (who, id, path) = (who.clone(), id.clone(), path.clone());
+        let principal = principal.clone();
+        let id = id.clone();
+        let path = path.clone();
         self.run_read(move |db| {
-            run_ready(rules::get_file(&mut SqliteTransaction(db), &who, &id, &path))
+            run_ready(rules::get_file(&mut SqliteTransaction(db), &principal, &id, &path))
         })
         .await
     }
 
     async fn select_files(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &ProjectId,
         choose: FileSelector,
     ) -> Result<(Project, Vec<StoredFile>)> {
-        let (who, id) = (who.clone(), id.clone());
+        let principal = principal.clone();
+        let id = id.clone();
         self.run_read(move |db| {
-            run_ready(rules::select_files(&mut SqliteTransaction(db), &who, &id, &choose))
+            run_ready(rules::select_files(&mut SqliteTransaction(db), &principal, &id, &choose))
         })
         .await
     }
 
     async fn put_file(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &ProjectId,
         file: NewFile,
         if_match: Vec<u32>,
         now: Timestamp,
     ) -> Result<PutFileOutcome> {
-        let (who, id) = (who.clone(), id.clone());
-        self.transact(async move |step| {
-            rules::put_file(step, &who, &id, &file, &if_match, now).await
+        let principal = principal.clone();
+        let id = id.clone();
+        self.transact(async move |tx| {
+            rules::put_file(tx, &principal, &id, &file, &if_match, now).await
         })
         .await
     }
 
     async fn delete_file(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &ProjectId,
         path: &FilePath,
         if_match: Vec<u32>,
         now: Timestamp,
     ) -> Result<Project> {
-        let (who, id, path) = (who.clone(), id.clone(), path.clone());
-        self.transact(async move |step| {
-            rules::delete_file(step, &who, &id, &path, &if_match, now).await
+        let principal = principal.clone();
+        let id = id.clone();
+        let path = path.clone();
+        self.transact(async move |tx| {
+            rules::delete_file(tx, &principal, &id, &path, &if_match, now).await
         })
         .await
     }
@@ -125,12 +139,15 @@ impl ProjectStore for SqliteStore {
 impl ProjectTransaction for SqliteTransaction<'_> {
     async fn find_project(
         &mut self,
-        who: &Principal,
+        principal: &Principal,
         id: &ProjectId,
     ) -> Result<Option<ProjectRow>> {
+        // Access is part of the condition: the project of another user takes no longer
+        // than a missing one.
         let sql = format!("{SELECT_PROJECT} WHERE id = ?1 AND (?2 OR owner = ?3)");
         let mut statement = self.0.prepare_cached(&sql)?;
-        let mut rows = statement.query(params![id.as_str(), who.is_admin, who.user.as_str()])?;
+        let mut rows =
+            statement.query(params![id.as_str(), principal.is_admin, principal.user.as_str()])?;
         let Some(row) = rows.next()? else { return Ok(None) };
         decode_project(self.0, row).map(Some)
     }
@@ -207,7 +224,7 @@ impl ProjectTransaction for SqliteTransaction<'_> {
     }
 }
 
-/// Writes the content of a file, and its entry in the project beside it.
+/// Inserts or replaces a file: its content, and the metadata from the project's entry.
 fn upsert_file(db: &Connection, key: i64, project: &Project, file: &NewFile) -> Result<()> {
     let entry = project.find_file(&file.path).ok_or_else(Error::file_not_found)?;
     db.prepare_cached(
@@ -258,11 +275,12 @@ fn decode_project(db: &Connection, row: &Row<'_>) -> Result<ProjectRow> {
         created_at: Timestamp::from_millis(row.get(8)?),
         updated_at: Timestamp::from_millis(row.get(9)?),
     };
+    // The contents are in the rows of the files, so they need no ids.
     Ok(ProjectRow { key, project, content_ids: HashMap::new() })
 }
 
-/// The entries of a project's files, by path.
 fn list_file_entries(db: &Connection, project: i64) -> Result<Vec<FileEntry>> {
+    // The content is the last column, so SQLite does not read it for the others.
     let sql = "SELECT path, language, size, tokens, updated_at FROM project_files \
          WHERE project = ?1 ORDER BY path";
     let mut statement = db.prepare_cached(sql)?;

@@ -1,4 +1,4 @@
-//! Turns that wait in SQLite.
+//! Queued turns in SQLite.
 
 use crate::domain::{SessionId, TurnId};
 use crate::error::Result;
@@ -6,55 +6,53 @@ use crate::store::TurnInput;
 use crate::store::queued_turn::QueuedTurn;
 use rusqlite::{Connection, OptionalExtension, params};
 
-/// Those of a session, the next one first.
 pub(super) fn queued_turns(db: &Connection, session: i64) -> Result<Vec<QueuedTurn>> {
     let sql = "SELECT turn FROM queue WHERE session = ?1 ORDER BY position";
     let mut statement = db.prepare_cached(sql)?;
     let mut rows = statement.query([session])?;
-    let mut waiting = Vec::new();
+    let mut queued = Vec::new();
     while let Some(row) = rows.next()? {
         match QueuedTurn::from_json(&row.get::<_, String>(0)?) {
-            Ok(turn) => waiting.push(turn),
-            // It must not keep the session from everything else.
-            Err(error) => tracing::error!(%error, "a waiting turn cannot be read"),
+            Ok(turn) => queued.push(turn),
+            // It must not block the session.
+            Err(error) => tracing::error!(%error, "queued turn cannot be read; skipping it"),
         }
     }
-    Ok(waiting)
+    Ok(queued)
 }
 
-/// Puts a turn behind the others, or before them.
 pub(super) fn enqueue(
     db: &Connection,
     session: i64,
-    waiting: &QueuedTurn,
-    before_all: bool,
+    queued: &QueuedTurn,
+    at_front: bool,
 ) -> Result<()> {
     let sql = "SELECT coalesce(min(position), 0), coalesce(max(position), 0) FROM queue WHERE session = ?1";
     let (first, last): (i64, i64) =
         db.prepare_cached(sql)?.query_row([session], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let position = if before_all { first - 1 } else { last + 1 };
-    let client_message_id = match &waiting.turn.input {
+    // Positions may become negative; only their order matters.
+    let position = if at_front { first - 1 } else { last + 1 };
+    let client_message_id = match &queued.turn.input {
         TurnInput::Send { message, .. } => message.client_message_id.as_ref(),
         TurnInput::Regenerate { .. } => None,
     };
     db.prepare_cached("INSERT INTO queue VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
         session,
         position,
-        waiting.turn.turn_id.as_str(),
+        queued.turn.turn_id.as_str(),
         client_message_id.map(|id| id.as_str()),
-        waiting.to_json()?
+        queued.to_json()?
     ])?;
     Ok(())
 }
 
-/// Drops one that waits.
 pub(super) fn dequeue(db: &Connection, session: i64, turn: &TurnId) -> Result<bool> {
     let sql = "DELETE FROM queue WHERE session = ?1 AND turn_id = ?2";
     Ok(db.prepare_cached(sql)?.execute(params![session, turn.as_str()])? > 0)
 }
 
-/// A session in which turns wait and none runs.
 pub(super) fn find_startable_session(db: &Connection) -> Result<Option<SessionId>> {
+    // `turns` holds the running turns, so these sessions are idle although turns are queued.
     let sql = "SELECT s.id FROM queue q JOIN sessions s ON s.key = q.session \
                WHERE q.session NOT IN (SELECT session FROM turns) LIMIT 1";
     let id: Option<String> = db.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?;

@@ -1,11 +1,11 @@
-//! Readers beside the writer: a few read-only connections, lent out one call at a time.
+//! A pool of read-only connections alongside the writer.
 
 use crate::error::{Error, Result};
 use rusqlite::{Connection, Transaction};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 
-/// Lends read-only connections; each call sees one consistent state of the database.
+/// Lends a connection to each call, which sees one consistent snapshot of the database.
 #[derive(Clone)]
 pub(super) struct ReaderPool {
     idle: Arc<Mutex<Vec<Connection>>>,
@@ -14,14 +14,13 @@ pub(super) struct ReaderPool {
 }
 
 impl ReaderPool {
-    /// Takes the connections to lend.
     pub(super) fn new(connections: Vec<Connection>) -> Self {
         let permits = Arc::new(Semaphore::new(connections.len()));
-        let all = u32::try_from(connections.len()).unwrap_or(u32::MAX);
-        Self { idle: Arc::new(Mutex::new(connections)), permits, size: all }
+        let size = u32::try_from(connections.len()).unwrap_or(u32::MAX);
+        Self { idle: Arc::new(Mutex::new(connections)), permits, size }
     }
 
-    /// Runs `work` on a thread that may block, in a read transaction.
+    /// Runs `work` in a read transaction, on a thread that may block.
     pub(super) async fn run_read<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
@@ -31,15 +30,18 @@ impl ReaderPool {
             self.permits.clone().acquire_owned().await.map_err(Error::store_unavailable)?;
         let idle = self.idle.clone();
         let task = tokio::task::spawn_blocking(move || {
+            // Declared before the connection and so dropped after it: a free permit always means an
+            // idle connection.
             let _permit = permit;
-            let mut lent = PooledConnection::check_out(&idle);
-            work(&lent.connection()?.transaction()?)
+            let mut reader = PooledConnection::check_out(&idle);
+            work(&reader.connection()?.transaction()?)
         });
         task.await.map_err(Error::internal)?
     }
 
-    /// Lets go of the connections, once those who use them are done.
+    /// Closes the connections once all calls have returned.
     pub(super) async fn close(&self) {
+        // Having all permits means that no call is running; forgetting them lets none start.
         if let Ok(permits) = self.permits.acquire_many(self.size).await {
             permits.forget();
         }
@@ -48,7 +50,7 @@ impl ReaderPool {
     }
 }
 
-/// A connection that goes back to the idle ones, whatever happens to the work.
+/// A connection that returns to the pool when it is dropped, even if the work panics.
 struct PooledConnection<'a> {
     connection: Option<Connection>,
     idle: &'a Mutex<Vec<Connection>>,

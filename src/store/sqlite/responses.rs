@@ -1,4 +1,4 @@
-//! Responses in SQLite: a row for each, by its turn.
+//! Responses in SQLite: one row per turn.
 
 use super::SqliteStore;
 use super::sessions::{get_session, get_session_by_key};
@@ -10,7 +10,7 @@ use crate::store::{ResponseStore, StoredResponse};
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-/// Selects what [`decode_response`] reads.
+/// Columns in the order in which [`decode_response`] reads them.
 const SELECT_RESPONSE: &str = "SELECT turn_id, reply_id, question_id, asker, created_at, request, tape, session \
      FROM responses";
 
@@ -21,9 +21,12 @@ impl ResponseStore for SqliteStore {
         session: &SessionId,
         response: &StoredResponse,
     ) -> Result<StoredResponse> {
-        let (session, response) = (session.clone(), response.clone());
+        let session = session.clone();
+        let response = response.clone();
         self.run_write(move |db| {
             let key = find_session_key(db, &session)?.ok_or_else(Error::session_not_found)?;
+            // A retry must not replace what the first attempt has saved, so the stored
+            // row is read back.
             let sql = "INSERT OR IGNORE INTO responses VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
             db.prepare_cached(sql)?.execute(params![
                 response.turn_id.as_str(),
@@ -44,10 +47,11 @@ impl ResponseStore for SqliteStore {
 
     async fn get_response(
         &self,
-        who: &Principal,
+        principal: &Principal,
         turn: &TurnId,
     ) -> Result<(SessionId, StoredResponse)> {
-        let (who, turn) = (who.clone(), turn.clone());
+        let principal = principal.clone();
+        let turn = turn.clone();
         self.run_read(move |db| {
             let sql = format!("{SELECT_RESPONSE} WHERE turn_id = ?1");
             let found = db
@@ -56,8 +60,9 @@ impl ResponseStore for SqliteStore {
                 .optional()?;
             let (key, response) = found.ok_or_else(Error::response_not_found)?;
             let session = get_session_by_key(db, key)?.session.id;
-            match get_session(db, &who, &session, AccessLevel::Participant) {
+            match get_session(db, &principal, &session, AccessLevel::Participant) {
                 Ok(_) => Ok((session, response)),
+                // A response in a hidden session must look like a missing one.
                 Err(error) if error.kind == ErrorKind::SessionNotFound => {
                     Err(Error::response_not_found())
                 }
@@ -78,11 +83,12 @@ impl ResponseStore for SqliteStore {
         .await
     }
 
-    async fn save_recording(&self, turn: &TurnId, tape: &str) -> Result<()> {
-        let (turn, tape) = (turn.clone(), tape.to_owned());
+    async fn save_recording(&self, turn: &TurnId, recording: &str) -> Result<()> {
+        let turn = turn.clone();
+        let recording = recording.to_owned();
         self.run_background_write(move |db| {
             db.prepare_cached("UPDATE responses SET tape = ?2 WHERE turn_id = ?1")?
-                .execute([turn.as_str(), &tape])?;
+                .execute([turn.as_str(), &recording])?;
             Ok(())
         })
         .await
@@ -98,7 +104,6 @@ impl ResponseStore for SqliteStore {
     }
 }
 
-/// The responses of a session, in the order of their turns.
 pub(super) fn list_session_responses(db: &Connection, session: i64) -> Result<Vec<StoredResponse>> {
     let sql = format!("{SELECT_RESPONSE} WHERE session = ?1 ORDER BY turn_id");
     let mut statement = db.prepare_cached(&sql)?;

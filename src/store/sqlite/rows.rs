@@ -1,4 +1,4 @@
-//! Rows to values and back: the one place that knows the columns' order.
+//! Conversion between rows and values; nothing else depends on the order of columns.
 
 use crate::domain::key::KeyId;
 use crate::domain::message::{FinishReason, MessageBody, MessageParts};
@@ -17,17 +17,17 @@ use crate::store::{NewMessage, ReplyFields};
 use rusqlite::Row;
 use serde::de::DeserializeOwned;
 
-/// The key of a session's message.
+/// Key of a message: the key of its session and its seq in one integer. The messages of a session
+/// are adjacent and in order, whatever other sessions do.
 pub(super) fn message_key(session: i64, seq: u32) -> i64 {
     (session * (i64::from(MAX_SEQ) + 1)) | i64::from(seq)
 }
 
-/// The seq in a message's key.
 pub(super) fn seq_from_key(key: i64) -> u32 {
     u32::try_from(key & i64::from(MAX_SEQ)).unwrap_or(MAX_SEQ)
 }
 
-/// Selects what [`decode_session`] reads.
+/// Columns in the order in which [`decode_session`] reads them.
 pub(super) const SELECT_SESSION: &str = "SELECT s.key, s.id, s.owner, s.participants, s.project_id, s.title, \
      s.title_source, s.status, s.archived, s.pinned, s.meta, s.user_meta, s.theme, s.settings, s.read_marks, \
      s.version, s.messages, s.nodes, s.head_id, s.head_seq, s.head_node, s.last_message, s.last_message_at, \
@@ -45,6 +45,7 @@ pub(super) fn decode_session(row: &Row<'_>) -> Result<SessionRow> {
         (Some(seq), Some(node)) => Some(MessageLocation { node, seq }),
         _ => None,
     };
+    // The columns of a claim are NULL if no turn is running.
     let active_turn = match row.get::<_, Option<String>>(26)? {
         None => None,
         Some(turn) => Some(ActiveTurn {
@@ -100,12 +101,12 @@ pub(super) fn decode_session(row: &Row<'_>) -> Result<SessionRow> {
     })
 }
 
-/// Selects what [`decode_message`] and [`decode_new_message`] read.
+/// Columns in the order in which [`decode_message`] and [`decode_new_message`] read them.
 pub(super) const SELECT_MESSAGE: &str = "SELECT key, node, id, parent_id, role, sender_id, type, content, parts, \
      status, model, finish_reason, client_message_id, error, usage, created_at, tokens, \
      path_tokens FROM messages";
 
-/// A message as stored; its siblings are still to be found.
+/// Decodes a message, without its siblings.
 pub(super) fn decode_message(row: &Row<'_>, session: &SessionRow) -> Result<Message> {
     let seq = seq_from_key(row.get(0)?);
     let sender_id = UserId::new_unchecked(row.get::<_, String>(5)?);
@@ -134,7 +135,7 @@ pub(super) fn decode_message(row: &Row<'_>, session: &SessionRow) -> Result<Mess
     })
 }
 
-/// A message exactly as it was put.
+/// Decodes a message into exactly what was inserted.
 pub(super) fn decode_new_message(row: &Row<'_>, session: &SessionRow) -> Result<NewMessage> {
     let message = decode_message(row, session)?;
     Ok(NewMessage {
@@ -155,7 +156,7 @@ pub(super) fn decode_new_message(row: &Row<'_>, session: &SessionRow) -> Result<
     })
 }
 
-/// Reads a stored word back into its enum.
+/// Decodes the stored name of an enum's variant.
 pub(super) fn decode_word<T>(
     read: impl Fn(&str) -> Option<T>,
     row: &Row<'_>,
@@ -165,7 +166,7 @@ pub(super) fn decode_word<T>(
     read(text).ok_or_else(|| unreadable_value(text))
 }
 
-/// Parts as stored; `None` is an empty list.
+/// `None` is an empty list.
 pub(super) fn decode_parts(stored: Option<String>) -> Result<MessageParts> {
     match stored {
         None => Ok(MessageParts::default()),
@@ -173,7 +174,6 @@ pub(super) fn decode_parts(stored: Option<String>) -> Result<MessageParts> {
     }
 }
 
-/// A value's JSON text, as it is stored.
 pub(super) fn encode_json(value: &impl serde::Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(Error::internal)
 }

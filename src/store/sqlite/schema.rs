@@ -1,33 +1,33 @@
-//! The database file: its tables, their versions, and what is done with a file of another version.
+//! Schema of the database file: its version, migrations and backups.
 //!
-//! A migration is one SQL script, run in one transaction together with the new version number. A
-//! file that holds data is copied beside itself first, so a failed or unwanted upgrade can be
-//! undone by renaming the copy.
+//! A migration is one SQL script, run in one transaction together with the new version number.
+//! A file with data is backed up first, so a failed or unwanted upgrade can be undone by
+//! renaming the copy.
 
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 
-/// `PRAGMA application_id` of our files: "Echo".
+/// `PRAGMA application_id` of Echoic's files: "Echo".
 const APPLICATION_ID: i32 = 0x4563_686F;
 
-/// The scripts that lead from an empty file to the present schema: the n-th leads to version n.
+/// Migration scripts; the n-th one leads to version n.
 const MIGRATIONS: &[&str] = &[include_str!("schema/v1.sql")];
 
-/// Opens nothing and closes nothing: brings the file behind `connection` to the present version,
-/// or says why it cannot. Tells of an upgrade.
+/// Brings the file of an open connection to the current version. Returns a note for the operator if
+/// that upgraded existing data.
 pub(super) fn migrate_schema(connection: &mut Connection, path: &Path) -> Result<Option<String>> {
     apply_migrations(connection, path, MIGRATIONS)
 }
 
-/// For those who only look: the file must be of the present version, for nothing is done to it.
+/// Requires the current version, for connections that must not change the file.
 pub(super) fn ensure_current(connection: &Connection, path: &Path) -> Result<()> {
     let latest = MIGRATIONS.len();
     match detect_schema(connection)? {
         SchemaState::Versioned(version) if version == latest => Ok(()),
         SchemaState::Versioned(version) => Err(schema_error(format!(
-            "{} has schema version {version}, this Echoic reads version {latest}: use the Echoic that serves it, \
-             or serve it once with this one",
+            "{} has schema version {version}, but this Echoic reads version {latest}; use the version that \
+             serves it, or serve it once with this one",
             path.display()
         ))),
         SchemaState::Empty | SchemaState::Foreign => {
@@ -47,14 +47,14 @@ fn apply_migrations(
         SchemaState::Versioned(version) if (1..=latest).contains(&version) => version,
         SchemaState::Versioned(version) if version > latest => {
             return Err(schema_error(format!(
-                "{} was written by a newer Echoic: its schema is version {version}, this one knows up to {latest}; \
+                "{} was written by a newer Echoic: its schema is version {version}, this one supports up to {latest}; \
                  start the newer version, or use a copy made before the upgrade",
                 path.display()
             )));
         }
         SchemaState::Versioned(version) => {
             return Err(schema_error(format!(
-                "{} has schema version {version}, which is older than any this Echoic can upgrade",
+                "{} has schema version {version}, which is older than any that this Echoic can upgrade",
                 path.display()
             )));
         }
@@ -63,6 +63,7 @@ fn apply_migrations(
         }
     };
     let mut upgrade = None;
+    // Version 0 is an empty file, which needs no backup.
     if (1..latest).contains(&version) {
         let copy = backup_file(connection, path, version)?;
         upgrade = Some(format!(
@@ -73,6 +74,8 @@ fn apply_migrations(
     for (index, script) in migrations.iter().enumerate().skip(version) {
         let transaction = connection.transaction()?;
         transaction.execute_batch(script)?;
+        // Both pragmas are part of the transaction, so a script that fails leaves the old
+        // version in place.
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.pragma_update(None, "user_version", (index + 1) as i64)?;
         transaction.commit()?;
@@ -88,7 +91,7 @@ enum SchemaState {
 
 fn detect_schema(connection: &Connection) -> Result<SchemaState> {
     let read = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
-    // The first read of a file that is no database fails here.
+    // On a file that is not a database, the first read fails.
     let application = read("application_id").map_err(|error| match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::NotADatabase) => {
             schema_error("the file is not an Echoic database")
@@ -99,22 +102,23 @@ fn detect_schema(connection: &Connection) -> Result<SchemaState> {
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     Ok(match (application == i64::from(APPLICATION_ID), tables) {
         (true, _) => SchemaState::Versioned(read("user_version")?.try_into().unwrap_or(0)),
+        // A file without tables may become ours, whatever its application id.
         (false, 0) => SchemaState::Empty,
         (false, _) => SchemaState::Foreign,
     })
 }
 
-/// `VACUUM INTO` writes a consistent copy, whatever is still in the write-ahead log.
+/// Writes a consistent copy with `VACUUM INTO`, including what is still in the write-ahead log.
 fn backup_file(connection: &Connection, path: &Path, version: usize) -> Result<PathBuf> {
     let copy = path.with_extension(format!("v{version}.backup.db"));
     if copy.exists() {
         return Err(schema_error(format!(
-            "{} must be copied before its upgrade, but {} exists already; move that copy away",
+            "{} must be backed up before its upgrade, but {} already exists; move that copy away",
             path.display(),
             copy.display()
         )));
     }
-    // An empty file is taken as it is.
+    // Created for its permissions: `VACUUM INTO` accepts an empty file.
     super::open_private_file(&copy).map_err(Error::store_unavailable)?;
     connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
     Ok(copy)

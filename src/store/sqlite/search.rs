@@ -1,7 +1,7 @@
-//! Words of messages in SQLite: a full-text index without the texts, fed in the background.
+//! Full-text index of messages in SQLite: FTS5 without the texts, filled in the background.
 //!
-//! Each word stands in it behind a sign of its session's owner, so that a search reads nothing of
-//! other people's; that what is found may be seen is asked of the sessions themselves.
+//! Each word is stored with a prefix for the session's owner, so that a search reads nothing of
+//! other users' words. Whether a match may be seen is decided by the sessions themselves.
 
 use super::SqliteStore;
 use super::rows::{message_key, seq_from_key};
@@ -15,7 +15,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Transaction, params, params_from_iter};
 use sha2::{Digest, Sha256};
 
-/// Pages of an index that are merged in one step.
+/// Index pages merged in one step.
 const MERGE_PAGES: i64 = 64;
 
 #[async_trait]
@@ -24,11 +24,11 @@ impl SearchStore for SqliteStore {
         self.run_read(|db| {
             let sql = "SELECT id, kept FROM sessions WHERE messages > kept LIMIT 64";
             let mut statement = db.prepare_cached(sql)?;
-            let unkept = statement.query_map([], |row| {
+            let backlog = statement.query_map([], |row| {
                 let session_id = SessionId::new_unchecked(row.get::<_, String>(0)?);
                 Ok(IndexBacklog { session_id, indexed_seq: row.get(1)? })
             })?;
-            unkept.collect::<Result<_, _>>().map_err(Error::from)
+            backlog.collect::<Result<_, _>>().map_err(Error::from)
         })
         .await
     }
@@ -52,24 +52,26 @@ impl SearchStore for SqliteStore {
 
     async fn search_messages(
         &self,
-        who: &Principal,
+        principal: &Principal,
         query: &SearchQuery,
     ) -> Result<Vec<SearchMatch>> {
-        let (who, query) = (who.clone(), query.clone());
-        self.run_read(move |db| search_messages(db, &who, &query)).await
+        let principal = principal.clone();
+        let query = query.clone();
+        self.run_read(move |db| search_messages(db, &principal, &query)).await
     }
 
     async fn search_titles(
         &self,
-        who: &Principal,
+        principal: &Principal,
         query: &SearchQuery,
     ) -> Result<Vec<SearchMatch>> {
-        let (who, query) = (who.clone(), query.clone());
-        self.run_read(move |db| search_titles(db, &who, &query)).await
+        let principal = principal.clone();
+        let query = query.clone();
+        self.run_read(move |db| search_titles(db, &principal, &query)).await
     }
 }
 
-/// The words of some messages of a session, as they are written: joined before the writer has them.
+/// Index rows of consecutive messages, with their words joined before the writer thread gets them.
 struct IndexRows {
     session: Session,
     after_seq: u32,
@@ -79,21 +81,23 @@ struct IndexRows {
 impl IndexRows {
     fn from_words(words: SessionWords) -> Self {
         let SessionWords { session, after_seq: after, messages } = words;
-        let sign = owner_prefix(session.owner.as_str());
-        let signed = |message: MessageWords| {
-            let words = message.words.iter().flat_map(|word| [sign.as_str(), word.as_str(), " "]);
+        let prefix = owner_prefix(session.owner.as_str());
+        let prefixed = |message: MessageWords| {
+            let words = message.words.iter().flat_map(|word| [prefix.as_str(), word.as_str(), " "]);
             let words = words.collect();
             (message, words)
         };
-        Self { messages: messages.into_iter().map(signed).collect(), session, after_seq: after }
+        Self { messages: messages.into_iter().map(prefixed).collect(), session, after_seq: after }
     }
 
     fn write_rows(&self, db: &Connection) -> Result<()> {
         let Self { session, after_seq: after, messages } = self;
+        // Nothing is written if another writer has indexed the session meanwhile, or if it was
+        // deleted and another one has its id.
         let sql = "SELECT key FROM sessions WHERE id = ?1 AND created_at = ?2 AND kept = ?3";
-        let same = params![session.id.as_str(), session.created_at.as_millis(), after];
+        let expected = params![session.id.as_str(), session.created_at.as_millis(), after];
         let key: Option<i64> =
-            db.prepare_cached(sql)?.query_row(same, |row| row.get(0)).optional()?;
+            db.prepare_cached(sql)?.query_row(expected, |row| row.get(0)).optional()?;
         let Some(session) = key else { return Ok(()) };
         let mut last = *after;
         for (message, words) in messages {
@@ -113,7 +117,7 @@ impl IndexRows {
     }
 }
 
-/// Forgets the words of a session that is being deleted.
+/// Deletes the index rows of a session that is being deleted.
 pub(super) fn delete_words(db: &Connection, session: i64) -> Result<()> {
     let range = [message_key(session, 0), message_key(session, MAX_SEQ)];
     for rows in [
@@ -125,52 +129,57 @@ pub(super) fn delete_words(db: &Connection, session: i64) -> Result<()> {
     Ok(())
 }
 
-/// Merges some pages of an index, for what is deleted stays in it until then. Whether there are more.
-/// A negative number takes in all of it; with one at each step, what is added meanwhile would begin
-/// the merge anew: <https://www.sqlite.org/fts5.html#the_merge_command>.
+/// Merges some pages of an index, because deleted words stay in it until then. Returns
+/// whether more are left.
+///
+/// A negative number of pages starts a merge of the whole index. With one at each step, words that
+/// are added meanwhile would start the merge over:
+/// <https://www.sqlite.org/fts5.html#the_merge_command>.
 fn merge_index_pages(db: &Connection, table: &str, is_first: bool) -> Result<bool> {
     let changes = || db.query_row("SELECT total_changes()", [], |row| row.get::<_, i64>(0));
     let before = changes()?;
     let sql = format!("INSERT INTO {table} ({table}, rank) VALUES ('merge', ?1)");
     db.prepare_cached(&sql)?.execute([if is_first { -MERGE_PAGES } else { MERGE_PAGES }])?;
+    // By the FTS5 documentation, a difference below 2 means that there was nothing to merge.
     Ok(changes()? - before >= 2)
 }
 
-/// What stands before each word of an owner's sessions. The dot is in no folded word, and to the
-/// index it is part of one.
+/// Prefix of each word in an owner's sessions. No folded word contains the dot, which is part of a
+/// word to the tokenizer.
 fn owner_prefix(owner: &str) -> String {
     let digest = Sha256::digest(owner);
-    let sign: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    format!("{sign}·")
+    let prefix: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    format!("{prefix}·")
 }
 
-/// Asks the index for all terms behind a sign. Folded words hold letters and digits only, so they
-/// need no escape inside quotes.
-fn match_expression(sign: &str, terms: &[SearchTerm]) -> String {
+/// FTS5 expression for messages with all terms. Folded words contain only letters and digits, so
+/// they need no escape inside quotes.
+fn match_expression(prefix: &str, terms: &[SearchTerm]) -> String {
     let term = |SearchTerm { word, is_prefix }: &SearchTerm| {
-        format!("\"{sign}{word}\"{}", if *is_prefix { "*" } else { "" })
+        format!("\"{prefix}{word}\"{}", if *is_prefix { "*" } else { "" })
     };
     terms.iter().map(term).collect::<Vec<_>>().join(" AND ")
 }
 
 fn search_messages(
     db: &Transaction<'_>,
-    who: &Principal,
+    principal: &Principal,
     query: &SearchQuery,
 ) -> Result<Vec<SearchMatch>> {
-    let scope = SearchScope::load(db, who)?;
-    let asked: Vec<_> = scope
+    let scope = SearchScope::load(db, principal)?;
+    let per_owner: Vec<_> = scope
         .owners
         .iter()
         .map(|owner| format!("({})", match_expression(&owner_prefix(owner), &query.terms)))
         .collect();
-    let mut filter = SearchFilter::new("message_words MATCH ?", asked.join(" OR ").into());
-    filter.add_condition(scope.visibility_condition(), who.user.as_str().to_owned());
+    let mut filter = SearchFilter::new("message_words MATCH ?", per_owner.join(" OR ").into());
+    filter.add_condition(scope.visibility_condition(), principal.user.as_str().to_owned());
     filter.add_query_conditions(query, "k.at");
     if let Some(role) = query.role {
         filter.add_condition("k.role = ?", role.as_str().to_owned());
     }
     if let Some(SearchCursor { at_millis: at, session, seq }) = &query.after {
+        // 16777215 is `MAX_SEQ` and extracts the seq from a key.
         filter.add_condition("(k.at, s.id, k.key & 16777215) < (?, ?, ?)", *at);
         filter.values.extend([session.clone().into(), Value::from(i64::from(*seq))]);
     }
@@ -189,24 +198,25 @@ fn search_messages(
         let id: String = db
             .prepare_cached("SELECT id FROM messages WHERE key = ?1")?
             .query_row([key], |row| row.get(0))?;
-        let spot =
+        let cursor =
             SearchCursor { at_millis: row.get(0)?, session: row.get(1)?, seq: seq_from_key(key) };
-        found.push(SearchMatch { cursor: spot, message: Some(MessageId::new_unchecked(id)) });
+        found.push(SearchMatch { cursor, message: Some(MessageId::new_unchecked(id)) });
     }
     Ok(found)
 }
 
 fn search_titles(
     db: &Transaction<'_>,
-    who: &Principal,
+    principal: &Principal,
     query: &SearchQuery,
 ) -> Result<Vec<SearchMatch>> {
-    let scope = SearchScope::load(db, who)?;
+    let scope = SearchScope::load(db, principal)?;
     let mut filter =
         SearchFilter::new("session_titles MATCH ?", match_expression("", &query.terms).into());
-    filter.add_condition(scope.visibility_condition(), who.user.as_str().to_owned());
+    filter.add_condition(scope.visibility_condition(), principal.user.as_str().to_owned());
     filter.add_query_conditions(query, "s.created_at");
     if let Some(SearchCursor { at_millis: at, session, seq }) = &query.after {
+        // A title counts as seq 0, so that titles and messages share a cursor.
         filter.add_condition("(s.created_at, s.id, 0) < (?, ?, ?)", *at);
         filter.values.extend([session.clone().into(), Value::from(i64::from(*seq))]);
     }
@@ -218,31 +228,33 @@ fn search_titles(
     );
     let mut statement = db.prepare_cached(&sql)?;
     let found = statement.query_map(params_from_iter(&filter.values), |row| {
-        let spot = SearchCursor { at_millis: row.get(0)?, session: row.get(1)?, seq: 0 };
-        Ok(SearchMatch { cursor: spot, message: None })
+        let cursor = SearchCursor { at_millis: row.get(0)?, session: row.get(1)?, seq: 0 };
+        Ok(SearchMatch { cursor, message: None })
     })?;
     found.collect::<Result<_, _>>().map_err(Error::from)
 }
 
-/// Whose sessions a user may read.
+/// The owners whose sessions a user may read.
 struct SearchScope {
-    /// The user, and the owners of sessions to which the user was invited.
+    /// The user, and the owners of sessions that the user participates in.
     owners: Vec<String>,
 }
 
 impl SearchScope {
-    fn load(db: &Transaction<'_>, who: &Principal) -> Result<Self> {
-        let mut owners = vec![who.user.to_string()];
+    fn load(db: &Transaction<'_>, principal: &Principal) -> Result<Self> {
+        let mut owners = vec![principal.user.to_string()];
         let sql = "SELECT DISTINCT s.owner FROM participants p JOIN sessions s ON s.key = p.session \
                    WHERE p.user_id = ?1 AND s.owner <> ?1";
         let mut statement = db.prepare_cached(sql)?;
-        for owner in statement.query_map([who.user.as_str()], |row| row.get(0))? {
+        for owner in statement.query_map([principal.user.as_str()], |row| row.get(0))? {
             owners.push(owner?);
         }
         Ok(Self { owners })
     }
 
     fn visibility_condition(&self) -> &'static str {
+        // The prefix of another owner covers all sessions of that owner, also those that the
+        // user cannot see.
         if self.owners.len() == 1 {
             return "s.owner = ?";
         }
@@ -250,7 +262,7 @@ impl SearchScope {
     }
 }
 
-/// Conditions and the values for their question marks.
+/// SQL conditions and the values of their parameters.
 struct SearchFilter {
     conditions: Vec<String>,
     values: Vec<Value>,

@@ -1,4 +1,4 @@
-//! Lists of sessions: filtered, searched, ordered, paged.
+//! Lists of sessions: filtered, searched, sorted and paged.
 
 use super::sessions::get_session_by_key;
 use crate::domain::page::{
@@ -11,24 +11,22 @@ use crate::store::transaction::SessionRow;
 use rusqlite::types::Value;
 use rusqlite::{Transaction, params_from_iter};
 
-/// Whose sessions a list holds.
+/// The sessions that a list may contain.
 pub(super) enum SessionVisibility<'a> {
-    /// Those that a user participates in.
+    /// Those that the user owns or participates in.
     Participant(&'a UserId),
-    /// Those that a user owns.
     Owner(&'a UserId),
-    /// All there are.
     Any,
 }
 
-/// A page of sessions. First the keys, which come straight from an
-/// index in the usual order, then the few rows.
+/// Reads a page of sessions: first the keys, which come straight from an index in the default
+/// order, then the few rows.
 pub(super) fn list_sessions(
     db: &Transaction<'_>,
-    whose: SessionVisibility<'_>,
+    visibility: SessionVisibility<'_>,
     query: &SessionQuery,
 ) -> Result<SessionPage> {
-    let mut filter = SessionFilter::build(db, whose, query)?;
+    let mut filter = SessionFilter::build(db, visibility, query)?;
     let pagination = match query.position {
         PagePosition::After(_) => None,
         PagePosition::Page(page) => {
@@ -50,6 +48,7 @@ pub(super) fn list_sessions(
         .into_iter()
         .map(|key| get_session_by_key(db, key))
         .collect::<Result<Vec<SessionRow>>>()?;
+    // The row beyond the limit only shows that there is another page.
     let has_more = rows.len() > query.limit as usize;
     rows.truncate(query.limit as usize);
     let sessions: Vec<Session> = rows.into_iter().map(|row| row.session).collect();
@@ -57,7 +56,7 @@ pub(super) fn list_sessions(
     Ok(SessionPage { sessions, pagination, next_cursor: next })
 }
 
-/// The keys of the page's sessions, and of one more if there is one.
+/// Keys of the page's sessions, and of one more if there is one.
 fn select_keys(
     db: &Transaction<'_>,
     filter: &SessionFilter,
@@ -98,7 +97,7 @@ fn cursor_after(last: &Session, sort: SortOrder) -> SessionCursor {
     SessionCursor { pinned: last.pinned, key, id: last.id.to_string() }
 }
 
-/// Conditions on `s` and the values for their question marks.
+/// SQL conditions on `s` and the values of their parameters.
 struct SessionFilter {
     conditions: Vec<String>,
     values: Vec<Value>,
@@ -107,11 +106,11 @@ struct SessionFilter {
 impl SessionFilter {
     fn build(
         db: &Transaction<'_>,
-        whose: SessionVisibility<'_>,
+        visibility: SessionVisibility<'_>,
         query: &SessionQuery,
     ) -> Result<Self> {
         let mut filter = Self { conditions: Vec::new(), values: Vec::new() };
-        match whose {
+        match visibility {
             SessionVisibility::Participant(user) => filter.add_participant(db, user)?,
             SessionVisibility::Owner(user) => {
                 filter.add_condition("s.owner = ?", [user.as_str().to_owned().into()])
@@ -134,10 +133,11 @@ impl SessionFilter {
     }
 
     fn add_participant(&mut self, db: &Transaction<'_>, user: &UserId) -> Result<()> {
-        // Most users take part in nobody else's sessions, and then an index gives the order.
+        // Most users participate in no session of another user, and then an index gives the order.
         let is_guest: bool = db
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM participants WHERE user_id = ?1)")?
             .query_row([user.as_str()], |row| row.get(0))?;
+        // The two sets are disjoint: the table of participants does not list owners.
         let visible = if is_guest {
             "s.key IN (SELECT key FROM sessions WHERE owner = ?1 \
              UNION ALL SELECT session FROM participants WHERE user_id = ?1)"
@@ -152,7 +152,7 @@ impl SessionFilter {
         if words.is_empty() {
             return self.add_condition("FALSE", []);
         }
-        // Folded words hold letters and digits only, so they need no escape inside quotes.
+        // Folded words contain only letters and digits, so they need no escape inside quotes.
         let prefixes: Vec<_> = words.iter().map(|word| format!("\"{word}\"*")).collect();
         self.add_condition(
             "s.key IN (SELECT rowid FROM session_titles WHERE session_titles MATCH ?)",
@@ -165,22 +165,25 @@ impl SessionFilter {
         self.values.extend(values);
     }
 
-    /// Goes on behind the entry that the cursor names; pinned ones stand first in both directions.
+    /// Starts after the entry that the cursor names. Pinned sessions come first in both directions.
     fn start_after(&mut self, cursor: &SessionCursor, sort: SortOrder) {
         let column = sort_column(sort.field);
         let key: Value = match &cursor.key {
             CursorKey::Number(number) => (*number).into(),
             CursorKey::Text(text) => text.clone().into(),
         };
-        let (pinned, id) = (Value::from(i64::from(cursor.pinned)), cursor.id.clone().into());
+        let pinned = Value::from(i64::from(cursor.pinned));
+        let id = cursor.id.clone().into();
         if sort.descending {
-            // One comparison, so that the index is entered at the cursor.
+            // A single row comparison, so that the index is entered at the cursor.
             self.add_condition(
                 &format!("(s.pinned, {column}, s.id) < (?, ?, ?)"),
                 [pinned, key, id],
             );
         } else {
             self.add_condition(
+                // Pinned sessions come first in this direction, too, so a row
+                // comparison does not fit.
                 &format!("(s.pinned < ? OR (s.pinned = ? AND ({column}, s.id) > (?, ?)))"),
                 [pinned.clone(), pinned, key, id],
             );

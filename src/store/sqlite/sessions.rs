@@ -1,4 +1,4 @@
-//! Sessions in SQLite: created, read, changed, deleted.
+//! Sessions in SQLite.
 
 use super::SqliteStore;
 use super::rows::{SELECT_SESSION, decode_session, encode_json, message_key};
@@ -22,27 +22,34 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 impl SessionStore for SqliteStore {
     async fn create_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         new: NewSession,
         now: Timestamp,
     ) -> Result<(Session, bool)> {
-        let who = who.clone();
-        self.transact(async move |step| rules::create_session(step, &who, &new, now).await).await
+        let principal = principal.clone();
+        self.transact(async move |tx| rules::create_session(tx, &principal, &new, now).await).await
     }
 
     async fn get_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
         access: AccessLevel,
     ) -> Result<Session> {
-        let (who, id) = (who.clone(), id.clone());
-        self.run_read(move |db| Ok(get_session(db, &who, &id, access)?.into_session_with_nodes()))
-            .await
+        let principal = principal.clone();
+        let id = id.clone();
+        self.run_read(move |db| {
+            Ok(get_session(db, &principal, &id, access)?.into_session_with_nodes())
+        })
+        .await
     }
 
-    async fn list_sessions(&self, who: &Principal, query: SessionQuery) -> Result<SessionPage> {
-        let user = who.user.clone();
+    async fn list_sessions(
+        &self,
+        principal: &Principal,
+        query: SessionQuery,
+    ) -> Result<SessionPage> {
+        let user = principal.user.clone();
         self.run_read(move |db| {
             session_list::list_sessions(db, SessionVisibility::Participant(&user), &query)
         })
@@ -56,82 +63,89 @@ impl SessionStore for SqliteStore {
     ) -> Result<SessionPage> {
         let owner = owner.cloned();
         let read = move |db: &Transaction<'_>| {
-            let whose = owner.as_ref().map_or(SessionVisibility::Any, SessionVisibility::Owner);
-            session_list::list_sessions(db, whose, &query)
+            let visibility =
+                owner.as_ref().map_or(SessionVisibility::Any, SessionVisibility::Owner);
+            session_list::list_sessions(db, visibility, &query)
         };
         self.run_read(read).await
     }
 
     async fn update_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
-        change: SessionUpdate,
+        update: SessionUpdate,
         if_match: Vec<u32>,
         now: Timestamp,
     ) -> Result<Session> {
-        let (who, id) = (who.clone(), id.clone());
-        self.transact(async move |step| {
-            rules::update_session(step, &who, &id, &change, &if_match, now).await
+        let principal = principal.clone();
+        let id = id.clone();
+        self.transact(async move |tx| {
+            rules::update_session(tx, &principal, &id, &update, &if_match, now).await
         })
         .await
     }
 
-    async fn delete_session(&self, who: &Principal, id: &SessionId) -> Result<DeletionResult> {
-        let (who, id) = (who.clone(), id.clone());
-        self.transact(async move |step| rules::delete_session(step, &who, &id).await).await
+    async fn delete_session(
+        &self,
+        principal: &Principal,
+        id: &SessionId,
+    ) -> Result<DeletionResult> {
+        let principal = principal.clone();
+        let id = id.clone();
+        self.transact(async move |tx| rules::delete_session(tx, &principal, &id).await).await
     }
 
     async fn list_owned_sessions(
         &self,
-        who: &Principal,
+        principal: &Principal,
         filter: DeleteFilter,
     ) -> Result<Vec<SessionId>> {
-        let owner = who.user.clone();
+        let owner = principal.user.clone();
         self.run_read(move |db| list_owned_sessions(db, &owner, &filter)).await
     }
 }
 
-/// The session with this id, whoever asks.
+/// Finds a session without an access check.
 pub(super) fn find_session(db: &Connection, id: &SessionId) -> Result<Option<SessionRow>> {
     let mut statement = db.prepare_cached(&format!("{SELECT_SESSION} WHERE s.id = ?1"))?;
     let mut rows = statement.query([id.as_str()])?;
     rows.next()?.map(decode_session).transpose()
 }
 
-/// The session with this id, unless it is hidden from `who`: of such a row nothing is read but its
-/// owner.
+/// Finds a session that `principal` may see. The query checks that, so nothing but the owner is
+/// read of a hidden session.
 pub(super) fn find_visible_session(
     db: &Connection,
-    who: &Principal,
+    principal: &Principal,
     id: &SessionId,
 ) -> Result<Option<SessionRow>> {
     let mut statement = db.prepare_cached(&format!(
         "{SELECT_SESSION} WHERE s.id = ?1 AND (?2 OR s.owner = ?3 OR EXISTS \
          (SELECT 1 FROM participants p WHERE p.user_id = ?3 AND p.session = s.key))"
     ))?;
-    let mut rows = statement.query(params![id.as_str(), who.is_admin, who.user.as_str()])?;
+    let mut rows =
+        statement.query(params![id.as_str(), principal.is_admin, principal.user.as_str()])?;
     rows.next()?.map(decode_session).transpose()
 }
 
-/// The session with this id, if `who` may do to it what they want.
+/// Returns the session if `principal` has the required access.
 pub(super) fn get_session(
     db: &Connection,
-    who: &Principal,
+    principal: &Principal,
     id: &SessionId,
     access: AccessLevel,
 ) -> Result<SessionRow> {
-    run_ready(rules::get_session(&mut SqliteTransaction(db), who, id, access))
+    run_ready(rules::get_session(&mut SqliteTransaction(db), principal, id, access))
 }
 
-/// The session with this key.
 pub(super) fn get_session_by_key(db: &Connection, key: i64) -> Result<SessionRow> {
     let mut statement = db.prepare_cached(&format!("{SELECT_SESSION} WHERE s.key = ?1"))?;
     let mut rows = statement.query([key])?;
     rows.next()?.map(decode_session).transpose()?.ok_or_else(Error::session_not_found)
 }
 
-/// Adds a session and gives it back as stored.
+/// Inserts a session and reads it back.
 pub(super) fn insert_session(
     db: &Connection,
     owner: &UserId,
@@ -163,22 +177,24 @@ pub(super) fn insert_session(
     let key = db.last_insert_rowid();
     index_title(db, key, &new.title.text)?;
     insert_participants(db, key, owner, &participants)?;
+    // Read back, so that the defaults of the table are not repeated here.
     get_session_by_key(db, key)
 }
 
-/// Gives a session a title that its user did not give: a change of its own fields like any other.
+/// Sets a generated title. It counts as an update of the session's own fields.
 pub(super) fn set_title(db: &Connection, key: i64, title: &SessionTitle) -> Result<()> {
     db.prepare_cached("UPDATE sessions SET version = version + 1 WHERE key = ?1")?
         .execute([key])?;
     write_title(db, key, title)
 }
 
-/// Gives a session a title, in its row and in the words that search finds.
+/// Writes a title to the session's row and to the index of titles.
 fn write_title(db: &Connection, key: i64, title: &SessionTitle) -> Result<()> {
     db.prepare_cached(
         "UPDATE sessions SET title = ?2, title_words = ?3, title_source = ?4 WHERE key = ?1",
     )?
     .execute(params![key, title.text, fold_title(&title.text), title.source.as_str()])?;
+    // Lists sort by the column `title_words` and search in the index.
     index_title(db, key, &title.text)
 }
 
@@ -196,26 +212,29 @@ fn insert_participants(
 ) -> Result<()> {
     let mut insert =
         db.prepare_cached("INSERT OR IGNORE INTO participants (user_id, session) VALUES (?1, ?2)")?;
+    // Owners are found by the column `owner`; the table lists only the other participants.
     for user in participants.iter().filter(|user| *user != owner) {
         insert.execute(params![user.as_str(), key])?;
     }
     Ok(())
 }
 
-/// Replaces fields of the session's own.
+/// Replaces the given fields and increments the version.
 pub(super) fn update_session(
     db: &Connection,
     row: &SessionRow,
-    change: SessionUpdate,
+    update: SessionUpdate,
     now: Timestamp,
 ) -> Result<()> {
-    let (key, old) = (row.key, row.session.clone());
-    if let Some(title) = &change.title {
+    let key = row.key;
+    let old = row.session.clone();
+    if let Some(title) = &update.title {
         write_title(db, key, title)?;
     }
-    let participants = match &change.participants {
+    let participants = match &update.participants {
         None => old.participants,
         Some(others) => {
+            // The row keeps the ordered list, the table serves lookups by user.
             db.prepare_cached("DELETE FROM participants WHERE session = ?1")?.execute([key])?;
             let all = participants_with_owner(&old.owner, others);
             insert_participants(db, key, &old.owner, &all)?;
@@ -229,14 +248,14 @@ pub(super) fn update_session(
     .execute(params![
         key,
         encode_json(&participants)?,
-        change.project_id.unwrap_or(old.project_id).as_ref().map(|project| project.as_str()),
-        change.status.unwrap_or(old.status).as_str(),
-        change.archived.unwrap_or(old.archived),
-        change.pinned.unwrap_or(old.pinned),
-        change.meta.unwrap_or(old.meta).as_json(),
-        change.user_meta.unwrap_or(old.user_meta).as_json(),
-        change.theme.unwrap_or(old.theme).as_json(),
-        encode_json(&change.settings.unwrap_or(old.settings))?,
+        update.project_id.unwrap_or(old.project_id).as_ref().map(|project| project.as_str()),
+        update.status.unwrap_or(old.status).as_str(),
+        update.archived.unwrap_or(old.archived),
+        update.pinned.unwrap_or(old.pinned),
+        update.meta.unwrap_or(old.meta).as_json(),
+        update.user_meta.unwrap_or(old.user_meta).as_json(),
+        update.theme.unwrap_or(old.theme).as_json(),
+        encode_json(&update.settings.unwrap_or(old.settings))?,
         now.as_millis(),
     ])?;
     Ok(())
@@ -264,20 +283,23 @@ fn list_owned_sessions(
 /// Deletes a session and everything that belongs to it.
 pub(super) fn delete_session(db: &Connection, row: &SessionRow) -> Result<DeletionResult> {
     let key = row.key;
+    // Without its claim, the running turn can store neither its log nor its reply.
     let running: Option<String> = db
         .prepare_cached("DELETE FROM turns WHERE session = ?1 RETURNING turn_id")?
         .query_row([key], |row| row.get(0))
         .optional()?;
+    // Seqs start at 1, so the upper bound is below the messages of the next session.
     let messages = db
         .prepare_cached("DELETE FROM messages WHERE key BETWEEN ?1 AND ?2")?
         .execute([message_key(key, 0), message_key(key + 1, 0)])?;
     db.prepare_cached("DELETE FROM embeddings WHERE key BETWEEN ?1 AND ?2")?
         .execute([message_key(key, 0), message_key(key + 1, 0)])?;
-    let waiting: Vec<String> = db
+    let queued: Vec<String> = db
         .prepare_cached("DELETE FROM queue WHERE session = ?1 RETURNING turn_id")?
         .query_map([key], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     super::search::delete_words(db, key)?;
+    // There are no foreign keys that would delete these rows.
     for rows in [
         "DELETE FROM nodes WHERE session = ?1",
         "DELETE FROM summaries WHERE session = ?1",
@@ -290,7 +312,7 @@ pub(super) fn delete_session(db: &Connection, row: &SessionRow) -> Result<Deleti
     ] {
         db.prepare_cached(rows)?.execute([key])?;
     }
-    let turns = waiting.into_iter().chain(running).map(TurnId::new_unchecked).collect();
+    let turns = queued.into_iter().chain(running).map(TurnId::new_unchecked).collect();
     Ok(DeletionResult {
         sessions: 1,
         messages: messages as u64,

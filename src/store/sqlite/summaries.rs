@@ -1,4 +1,4 @@
-//! Summaries in SQLite: a row for each, by the place of its last message.
+//! Summaries in SQLite: one row each, under the location of its last message.
 
 use super::SqliteStore;
 use super::paths::{find_message, path_segments};
@@ -15,29 +15,34 @@ impl SummaryStore for SqliteStore {
         session: &SessionId,
         up_to: &MessageId,
     ) -> Result<Option<PathSummary>> {
-        let (session, up_to) = (session.clone(), up_to.clone());
+        let session = session.clone();
+        let up_to = up_to.clone();
         self.run_read(move |db| {
             let Some(key) = find_session_key(db, &session)? else { return Ok(None) };
+            // Most sessions have no summary, and then no path has to be walked.
             let sql = "SELECT min(last_seq) FROM summaries WHERE session = ?1";
             let first: Option<u32> = db.prepare_cached(sql)?.query_row([key], |row| row.get(0))?;
             let Some(first) = first else { return Ok(None) };
-            let Some(place) = find_message(db, key, &up_to)? else { return Ok(None) };
-            find_newest_summary(db, key, first, place.location)
+            let Some(located) = find_message(db, key, &up_to)? else { return Ok(None) };
+            find_newest_summary(db, key, first, located.location)
         })
         .await
     }
 
     async fn save_summary(&self, session: &SessionId, summary: &PathSummary) -> Result<()> {
-        let (session, summary) = (session.clone(), summary.clone());
+        let session = session.clone();
+        let summary = summary.clone();
         self.run_background_write(move |db| {
             let Some(key) = find_session_key(db, &session)? else { return Ok(()) };
-            let Some(place) = find_message(db, key, &summary.last_message)? else { return Ok(()) };
+            let Some(located) = find_message(db, key, &summary.last_message)? else {
+                return Ok(());
+            };
             let sql =
                 "INSERT OR REPLACE INTO summaries VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
             db.prepare_cached(sql)?.execute(params![
                 key,
-                place.location.seq,
-                place.location.node,
+                located.location.seq,
+                located.location.node,
                 summary.first_message.as_str(),
                 summary.last_message.as_str(),
                 i64::try_from(summary.tokens_before).unwrap_or(i64::MAX),
@@ -51,13 +56,12 @@ impl SummaryStore for SqliteStore {
     }
 }
 
-/// The database's own number for a session.
 pub(super) fn find_session_key(db: &Connection, session: &SessionId) -> Result<Option<i64>> {
     let sql = "SELECT key FROM sessions WHERE id = ?1";
     Ok(db.prepare_cached(sql)?.query_row([session.as_str()], |row| row.get(0)).optional()?)
 }
 
-/// The last summary on the way back from a place. No summary lies before `first`.
+/// Finds the last summary on the path that ends at `from`. No summary ends before the seq `first`.
 fn find_newest_summary(
     db: &Connection,
     session: i64,
@@ -72,6 +76,7 @@ fn find_newest_summary(
         let segment = segment?;
         let range = (session, segment.node, segment.first, segment.last);
         let found = statement.query_row(range, decode_summary).optional()?;
+        // Older nodes cannot contain one.
         if found.is_some() || segment.last < first {
             return Ok(found);
         }

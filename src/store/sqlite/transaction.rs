@@ -1,5 +1,5 @@
-//! One atomic step on SQLite, as the rules of a store see it. SQLite answers at once: nothing here
-//! ever waits.
+//! Transactions of the rules on SQLite. It answers synchronously, so the async functions
+//! here never wait.
 
 use super::paths::{
     add_siblings, find_message, find_message_by_id, find_newest_message, list_children,
@@ -24,11 +24,11 @@ use crate::store::{
 use futures::FutureExt;
 use rusqlite::Connection;
 
-/// A transaction.
+/// A connection with an open transaction.
 pub(super) struct SqliteTransaction<'a>(pub(super) &'a Connection);
 
 impl SqliteStore {
-    /// Does a step of the rules in the writer's thread.
+    /// Runs rules in one transaction on the writer thread.
     pub(super) async fn transact<T, F>(&self, rules: F) -> Result<T>
     where
         T: Send + 'static,
@@ -38,9 +38,12 @@ impl SqliteStore {
     }
 }
 
-/// What a step of the rules came to.
-pub(super) fn run_ready<T>(step: impl Future<Output = Result<T>>) -> Result<T> {
-    step.now_or_never().unwrap_or_else(|| Err(Error::internal("a step on SQLite waited")))
+/// Returns the result of a future that is ready at once, as those of [`SqliteTransaction`] are.
+pub(super) fn run_ready<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    // Polled once: a future that is not ready then would never be, as nothing wakes it.
+    future
+        .now_or_never()
+        .unwrap_or_else(|| Err(Error::internal("a SQLite transaction was suspended")))
 }
 
 impl StoreTransaction for SqliteTransaction<'_> {
@@ -50,10 +53,10 @@ impl StoreTransaction for SqliteTransaction<'_> {
 
     async fn find_visible_session(
         &mut self,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
     ) -> Result<Option<SessionRow>> {
-        sessions::find_visible_session(self.0, who, id)
+        sessions::find_visible_session(self.0, principal, id)
     }
 
     async fn insert_session(
@@ -69,10 +72,10 @@ impl StoreTransaction for SqliteTransaction<'_> {
     async fn update_session(
         &mut self,
         row: &SessionRow,
-        change: SessionUpdate,
+        update: SessionUpdate,
         now: Timestamp,
     ) -> Result<()> {
-        sessions::update_session(self.0, row, change, now)
+        sessions::update_session(self.0, row, update, now)
     }
 
     async fn set_title(&mut self, row: &SessionRow, title: &SessionTitle) -> Result<()> {
@@ -149,9 +152,9 @@ impl StoreTransaction for SqliteTransaction<'_> {
     async fn list_children(
         &mut self,
         row: &SessionRow,
-        under: MessageLocation,
+        parent: MessageLocation,
     ) -> Result<Vec<MessageLocation>> {
-        let found = list_children(self.0, row.key, Some(under))?;
+        let found = list_children(self.0, row.key, Some(parent))?;
         Ok(found.into_iter().map(|child| child.location).collect())
     }
 
@@ -175,20 +178,21 @@ impl StoreTransaction for SqliteTransaction<'_> {
         tree::node_messages(self.0, row, up_to)
     }
 
-    async fn insert_message(&mut self, row: &SessionRow, placed: MessageInsert<'_>) -> Result<()> {
-        append::insert_message(self.0, row.key, placed)
+    async fn insert_message(&mut self, row: &SessionRow, insert: MessageInsert<'_>) -> Result<()> {
+        append::insert_message(self.0, row.key, insert)
     }
 
-    async fn claim(&mut self, row: &SessionRow, claimant: &LeaseHolder) -> Result<()> {
-        turns::claim(self.0, row, claimant)
+    async fn claim(&mut self, row: &SessionRow, lease_holder: &LeaseHolder) -> Result<()> {
+        turns::claim(self.0, row, lease_holder)
     }
 
-    async fn record_usage(&mut self, entry: &LedgerEntry, _at_once: bool) -> Result<()> {
+    async fn record_usage(&mut self, entry: &LedgerEntry, _is_urgent: bool) -> Result<()> {
+        // The totals are updated in this transaction, so they are always current.
         ledger::record_usage(self.0, entry)
     }
 
-    async fn usage_total(&mut self, purse: &str, since_day: i64) -> Result<UsageTotal> {
-        ledger::usage_total(self.0, purse, since_day)
+    async fn usage_total(&mut self, quota_key: &str, since_day: i64) -> Result<UsageTotal> {
+        ledger::usage_total(self.0, quota_key, since_day)
     }
 
     async fn release(&mut self, row: &SessionRow) -> Result<()> {
@@ -199,13 +203,8 @@ impl StoreTransaction for SqliteTransaction<'_> {
         queue::queued_turns(self.0, row.key)
     }
 
-    async fn enqueue(
-        &mut self,
-        row: &SessionRow,
-        waiting: &QueuedTurn,
-        before_all: bool,
-    ) -> Result<()> {
-        queue::enqueue(self.0, row.key, waiting, before_all)
+    async fn enqueue(&mut self, row: &SessionRow, turn: &QueuedTurn, at_front: bool) -> Result<()> {
+        queue::enqueue(self.0, row.key, turn, at_front)
     }
 
     async fn dequeue(&mut self, row: &SessionRow, turn: &TurnId) -> Result<bool> {
@@ -218,22 +217,22 @@ impl StoreTransaction for SqliteTransaction<'_> {
 
     async fn find_request(
         &mut self,
-        who: &Principal,
+        principal: &Principal,
         key: &IdempotencyKey,
         since: Timestamp,
     ) -> Result<Option<PriorRequest>> {
-        idempotency::find_request(self.0, who, key, since)
+        idempotency::find_request(self.0, principal, key, since)
     }
 
     async fn record_request(
         &mut self,
-        who: &Principal,
+        principal: &Principal,
         key: &IdempotencyKey,
-        known: &PriorRequest,
+        request: &PriorRequest,
         now: Timestamp,
         since: Timestamp,
     ) -> Result<()> {
-        idempotency::record_request(self.0, who, key, known, now, since)
+        idempotency::record_request(self.0, principal, key, request, now, since)
     }
 
     async fn finish_log(
@@ -247,7 +246,7 @@ impl StoreTransaction for SqliteTransaction<'_> {
     }
 }
 
-/// One message with its siblings.
+/// Reads one message with its siblings.
 pub(super) fn read_message(db: &Connection, row: &SessionRow, seq: u32) -> Result<Message> {
     let mut statement = db.prepare_cached(&format!("{SELECT_MESSAGE} WHERE key = ?1"))?;
     let mut rows = statement.query([message_key(row.key, seq)])?;

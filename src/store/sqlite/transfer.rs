@@ -1,4 +1,4 @@
-//! Whole sessions into SQLite, and out of it.
+//! Import and export of whole sessions in SQLite.
 
 use super::SqliteStore;
 use super::rows::{SELECT_MESSAGE, decode_message, message_key};
@@ -15,23 +15,25 @@ use rusqlite::{Connection, params};
 impl TransferStore for SqliteStore {
     async fn import_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         import: ImportSession,
         now: Timestamp,
     ) -> Result<ImportOutcome> {
-        let who = who.clone();
-        self.transact(async move |step| rules::import_session(step, &who, &import, now).await).await
+        let principal = principal.clone();
+        self.transact(async move |tx| rules::import_session(tx, &principal, &import, now).await)
+            .await
     }
 
     async fn read_chunk(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         after: u32,
     ) -> Result<SessionChunk> {
-        let (who, session) = (who.clone(), session.clone());
+        let principal = principal.clone();
+        let session = session.clone();
         self.run_read(move |db| {
-            let row = get_session(db, &who, &session, AccessLevel::Owner)?;
+            let row = get_session(db, &principal, &session, AccessLevel::Owner)?;
             read_chunk(db, &row, after)
         })
         .await
@@ -52,7 +54,7 @@ fn read_chunk(db: &Connection, row: &SessionRow, after: u32) -> Result<SessionCh
     Ok(piece)
 }
 
-/// Gives a new session the fields that only an imported one has.
+/// Sets the fields of a new session that only imports carry.
 pub(super) fn set_imported_fields(
     db: &Connection,
     row: &SessionRow,

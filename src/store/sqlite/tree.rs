@@ -1,4 +1,4 @@
-//! The tree of a session's messages in SQLite, node by node.
+//! The message tree in SQLite, node by node.
 
 use super::SqliteStore;
 use super::paths::walk_node;
@@ -16,91 +16,108 @@ use std::ops::ControlFlow;
 impl TreeStore for SqliteStore {
     async fn set_head(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         message: &MessageId,
         now: Timestamp,
     ) -> Result<Session> {
-        let (who, session, message) = (who.clone(), session.clone(), message.clone());
-        self.transact(async move |step| rules::set_head(step, &who, &session, &message, now).await)
-            .await
+        let principal = principal.clone();
+        let session = session.clone();
+        let message = message.clone();
+        self.transact(async move |tx| {
+            rules::set_head(tx, &principal, &session, &message, now).await
+        })
+        .await
     }
 
     async fn pop_head(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         head: &MessageId,
         now: Timestamp,
     ) -> Result<Option<Session>> {
-        let (who, session, head) = (who.clone(), session.clone(), head.clone());
-        self.transact(async move |step| rules::pop_head(step, &who, &session, &head, now).await)
+        let principal = principal.clone();
+        let session = session.clone();
+        let head = head.clone();
+        self.transact(async move |tx| rules::pop_head(tx, &principal, &session, &head, now).await)
             .await
     }
 
     async fn fork_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         message: &MessageId,
         now: Timestamp,
     ) -> Result<Session> {
-        let (who, session, message) = (who.clone(), session.clone(), message.clone());
-        self.transact(async move |step| {
-            rules::fork_session(step, &who, &session, &message, now).await
+        let principal = principal.clone();
+        let session = session.clone();
+        let message = message.clone();
+        self.transact(async move |tx| {
+            rules::fork_session(tx, &principal, &session, &message, now).await
         })
         .await
     }
 
     async fn mark_seen(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         up_to: &MessageId,
     ) -> Result<ReadMarkUpdate> {
-        let (who, session, up_to) = (who.clone(), session.clone(), up_to.clone());
-        self.transact(async move |step| rules::mark_seen(step, &who, &session, &up_to).await).await
+        let principal = principal.clone();
+        let session = session.clone();
+        let up_to = up_to.clone();
+        self.transact(async move |tx| rules::mark_seen(tx, &principal, &session, &up_to).await)
+            .await
     }
 
     async fn list_nodes(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         first: u32,
         limit: u32,
     ) -> Result<NodePage> {
-        let (who, session) = (who.clone(), session.clone());
+        let principal = principal.clone();
+        let session = session.clone();
         self.run_read(move |db| {
-            run_ready(rules::list_nodes(&mut SqliteTransaction(db), &who, &session, first, limit))
+            run_ready(rules::list_nodes(
+                &mut SqliteTransaction(db),
+                &principal,
+                &session,
+                first,
+                limit,
+            ))
         })
         .await
     }
 }
 
-/// Writes back how far each user has read.
 pub(super) fn save_read_marks(db: &Connection, row: &SessionRow) -> Result<()> {
     db.prepare_cached("UPDATE sessions SET read_marks = ?2 WHERE key = ?1")?
         .execute((row.key, encode_json(&row.read_marks)?))?;
     Ok(())
 }
 
-/// The session's nodes without their messages, by number.
 pub(super) fn list_nodes(db: &Connection, session: i64) -> Result<Vec<NodeHeader>> {
     let sql = "SELECT number, prev_node, prev_seq, last_seq FROM nodes WHERE session = ?1 \
                ORDER BY number";
     let mut statement = db.prepare_cached(sql)?;
-    let lines = statement.query_map([session], |row| {
+    let headers = statement.query_map([session], |row| {
         let prev = MessageLocation { node: row.get(1)?, seq: row.get(2)? };
         Ok(NodeHeader {
             number: row.get(0)?,
+            // Zeros are stored for a node that starts with a root.
             prev: Some(prev).filter(|prev| prev.seq > 0),
             last_seq: row.get(3)?,
         })
     })?;
-    Ok(lines.collect::<Result<_, _>>()?)
+    Ok(headers.collect::<Result<_, _>>()?)
 }
 
-/// The messages of one node up to a place in it, oldest first.
+/// Messages of one node up to and including `up_to`, oldest first.
 pub(super) fn node_messages(
     db: &Connection,
     row: &SessionRow,

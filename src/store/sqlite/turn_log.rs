@@ -1,4 +1,4 @@
-//! The turn log in SQLite, and who is alive.
+//! The turn log and heartbeats in SQLite.
 
 use super::SqliteStore;
 use crate::domain::turn::ActiveTurn;
@@ -16,7 +16,8 @@ use std::collections::HashSet;
 impl TurnLogStore for SqliteStore {
     async fn append_log(&self, entries: Vec<TurnLogEntry>) -> Result<Vec<TurnId>> {
         self.run_background_write(move |db| {
-            // A turn whose session was deleted meanwhile has no claim any more, and no log.
+            // The join leaves out turns that have lost their claim, for example because their
+            // session was deleted.
             let sql = "INSERT INTO turn_log SELECT ?1, ?2, s.key, ?3, NULL FROM sessions s \
                        JOIN turns t ON t.session = s.key WHERE s.id = ?4 AND t.turn_id = ?1";
             let mut insert = db.prepare_cached(sql)?;
@@ -43,8 +44,10 @@ impl TurnLogStore for SqliteStore {
         turn: &TurnId,
         since: Timestamp,
     ) -> Result<Vec<Bytes>> {
-        let (session, turn) = (session.clone(), turn.clone());
+        let session = session.clone();
+        let turn = turn.clone();
         self.run_read(move |db| {
+            // Only the last batch has `ended_at`, and it decides for the whole log.
             let sql = "SELECT l.frames FROM turn_log l JOIN sessions s ON s.key = l.session \
                        WHERE l.turn_id = ?1 AND s.id = ?2 AND NOT EXISTS \
                        (SELECT 1 FROM turn_log WHERE turn_id = ?1 AND ended_at < ?3) ORDER BY l.batch";
@@ -60,6 +63,7 @@ impl TurnLogStore for SqliteStore {
 
     async fn delete_ended_logs(&self, ended_before: Timestamp) -> Result<u64> {
         self.run_background_write(move |db| {
+            // A limited number, so that one call does not hold up the writer.
             let sql = "DELETE FROM turn_log WHERE turn_id IN \
                        (SELECT turn_id FROM turn_log WHERE ended_at IS NOT NULL AND ended_at < ?1 LIMIT 64)";
             Ok(db.prepare_cached(sql)?.execute([ended_before.as_millis()])? as u64)
@@ -67,13 +71,13 @@ impl TurnLogStore for SqliteStore {
         .await
     }
 
-    async fn record_heartbeat(&self, claimant: &LeaseHolder, now: Timestamp) -> Result<()> {
-        let claimant = claimant.clone();
+    async fn record_heartbeat(&self, lease_holder: &LeaseHolder, now: Timestamp) -> Result<()> {
+        let lease_holder = lease_holder.clone();
         self.run_background_write(move |db| {
             let sql = "INSERT OR REPLACE INTO instances VALUES (?1, ?2, ?3)";
             db.prepare_cached(sql)?.execute(params![
-                claimant.instance,
-                claimant.boot,
+                lease_holder.instance,
+                lease_holder.boot,
                 now.as_millis()
             ])?;
             Ok(())
@@ -83,11 +87,11 @@ impl TurnLogStore for SqliteStore {
 
     async fn find_orphaned_turns(
         &self,
-        claimant: &LeaseHolder,
+        lease_holder: &LeaseHolder,
         _running: &HashSet<TurnId>,
     ) -> Result<Vec<OrphanedTurn>> {
-        let boot = claimant.boot.clone();
-        // The file is locked by this process, so whoever else holds a claim is gone.
+        let boot = lease_holder.boot.clone();
+        // This process has locked the file, so all other holders of a claim are gone.
         self.run_read(move |db| {
             let sql = "SELECT s.id, t.turn_id, t.reply_id, t.question_id, t.started_at, t.instance, t.boot FROM turns t \
                        JOIN sessions s ON s.key = t.session WHERE t.boot <> ?1";
@@ -99,15 +103,15 @@ impl TurnLogStore for SqliteStore {
                     user_message_id: Some(MessageId::new_unchecked(row.get::<_, String>(3)?)),
                     started_at: Timestamp::from_millis(row.get(4)?),
                 };
-                let claimant = LeaseHolder { instance: row.get(5)?, boot: row.get(6)? };
-                Ok((SessionId::new_unchecked(row.get::<_, String>(0)?), turn, claimant))
+                let lease_holder = LeaseHolder { instance: row.get(5)?, boot: row.get(6)? };
+                Ok((SessionId::new_unchecked(row.get::<_, String>(0)?), turn, lease_holder))
             })?;
             orphans
                 .map(|orphan| {
-                    let (session_id, turn, claimant) = orphan?;
+                    let (session_id, turn, lease_holder) = orphan?;
                     let log = read_whole_log(db, &turn.turn_id)?;
                     let next_batch = u32::try_from(log.len()).unwrap_or(u32::MAX);
-                    Ok(OrphanedTurn { session_id, turn, lease_holder: claimant, log, next_batch })
+                    Ok(OrphanedTurn { session_id, turn, lease_holder, log, next_batch })
                 })
                 .collect()
         })
@@ -115,7 +119,7 @@ impl TurnLogStore for SqliteStore {
     }
 }
 
-/// The file is this process's alone: there is nobody to follow.
+/// A single process opens the file, so there is nothing remote to follow.
 impl RelayStore for SqliteStore {}
 
 impl FeedStore for SqliteStore {}
@@ -127,7 +131,7 @@ pub(super) fn read_whole_log(db: &Connection, turn: &TurnId) -> Result<Vec<Bytes
     rows.map(|frames| Ok(frames?.into())).collect()
 }
 
-/// Writes the end of a turn's log, in the transaction that stores its reply.
+/// Writes the last batch of a turn's log, in the transaction that stores its reply.
 pub(super) fn finish_log(
     db: &Connection,
     session: i64,

@@ -1,4 +1,4 @@
-//! Turns in SQLite: `turns` holds the claims, one row per session.
+//! Turns in SQLite. The table `turns` holds the claims.
 
 use super::SqliteStore;
 use crate::domain::title::SessionTitle;
@@ -15,20 +15,20 @@ use rusqlite::{Connection, params};
 #[async_trait]
 impl TurnStore for SqliteStore {
     async fn begin_turn(&self, begin: BeginTurn) -> Result<BeginOutcome> {
-        self.transact(async move |step| rules::begin_turn(step, &begin).await).await
+        self.transact(async move |tx| rules::begin_turn(tx, &begin).await).await
     }
 
     async fn finish_turn(&self, finish: FinishTurn) -> Result<Option<FinishOutcome>> {
-        self.transact(async move |step| rules::finish_turn(step, &finish).await).await
+        self.transact(async move |tx| rules::finish_turn(tx, &finish).await).await
     }
 
     async fn begin_queued_turn(
         &self,
-        claimant: &LeaseHolder,
+        lease_holder: &LeaseHolder,
         now: Timestamp,
     ) -> Result<FinishOutcome> {
-        let claimant = claimant.clone();
-        self.transact(async move |step| rules::begin_queued_turn(step, &claimant, now).await).await
+        let lease_holder = lease_holder.clone();
+        self.transact(async move |tx| rules::begin_queued_turn(tx, &lease_holder, now).await).await
     }
 
     async fn cancel_queued_turns(
@@ -36,31 +36,34 @@ impl TurnStore for SqliteStore {
         session: &SessionId,
         only: Option<&TurnId>,
     ) -> Result<CancelledTurns> {
-        let (session, only) = (session.clone(), only.cloned());
-        self.transact(async move |step| {
-            rules::cancel_queued_turns(step, &session, only.as_ref()).await
-        })
-        .await
+        let session = session.clone();
+        let only = only.cloned();
+        self.transact(async move |tx| rules::cancel_queued_turns(tx, &session, only.as_ref()).await)
+            .await
     }
 
     async fn remove_queued_turn(&self, session: &SessionId, turn: &TurnId) -> Result<bool> {
-        let (session, turn) = (session.clone(), turn.clone());
-        self.transact(async move |step| rules::remove_queued_turn(step, &session, &turn).await)
-            .await
+        let session = session.clone();
+        let turn = turn.clone();
+        self.transact(async move |tx| rules::remove_queued_turn(tx, &session, &turn).await).await
     }
 
     async fn set_generated_title(&self, session: &SessionId, title: SessionTitle) -> Result<bool> {
         let session = session.clone();
-        self.transact(async move |step| rules::set_generated_title(step, &session, &title).await)
-            .await
+        self.transact(async move |tx| rules::set_generated_title(tx, &session, &title).await).await
     }
 }
 
-/// Invariant: at most one running turn per session; `turns` has one row per session.
-pub(super) fn claim(db: &Connection, row: &SessionRow, claimant: &LeaseHolder) -> Result<()> {
-    let turn =
-        row.session.active_turn.as_ref().ok_or_else(|| Error::internal("no turn to hold"))?;
-    let payer = row.payer.as_ref().ok_or_else(|| Error::internal("nobody pays for a turn"))?;
+/// Invariant: at most one running turn per session, because the session is the
+/// primary key of `turns`.
+pub(super) fn claim(db: &Connection, row: &SessionRow, lease_holder: &LeaseHolder) -> Result<()> {
+    let turn = row
+        .session
+        .active_turn
+        .as_ref()
+        .ok_or_else(|| Error::internal("no active turn to claim"))?;
+    let payer =
+        row.payer.as_ref().ok_or_else(|| Error::internal("the active turn has no payer"))?;
     db.prepare_cached("INSERT INTO turns VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(
         params![
             row.key,
@@ -68,8 +71,8 @@ pub(super) fn claim(db: &Connection, row: &SessionRow, claimant: &LeaseHolder) -
             turn.message_id.as_str(),
             turn.user_message_id.as_ref().map(|id| id.as_str()),
             turn.started_at.as_millis(),
-            claimant.instance,
-            claimant.boot,
+            lease_holder.instance,
+            lease_holder.boot,
             payer.user.as_str(),
             payer.key.as_ref().map(|key| key.as_str())
         ],

@@ -1,9 +1,9 @@
-//! The one writer: a thread with its own connection that commits what is waiting together.
+//! The writer: one thread with its own connection, which commits queued operations in batches.
 //!
-//! Each operation runs in a savepoint of its own, so one that fails takes nothing of the others
-//! with it. Nobody is told of success before the commit that holds it. While a commit waits for
-//! the disk the next operations gather, and share the next one. What can wait (the turn log) goes
-//! last, one such operation per commit.
+//! Each operation runs in a savepoint of its own, so one that fails does not affect the others.
+//! Callers learn of success only after the commit. While a commit waits for the disk, further
+//! operations queue up and share the next one. Background operations, such as the turn log, come
+//! last, one per commit.
 
 use crate::error::{Error, Result};
 use rusqlite::Connection;
@@ -14,64 +14,65 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-/// Operations that may wait; more is a store that cannot keep up.
+/// Maximum number of queued operations. With more of them the store cannot keep up.
 const QUEUE_CAPACITY: usize = 4096;
-/// Most operations of one commit.
+/// Maximum number of operations per commit.
 const MAX_BATCH_SIZE: usize = 256;
-/// A commit takes no further operation after this long. In this crate's own tests it takes all that
-/// waits, however slow the machine.
+/// A commit takes no further operation after this time. Unit tests have no limit, so that their
+/// batches do not depend on the speed of the machine.
 const MAX_BATCH_TIME: Duration = if cfg!(test) { Duration::MAX } else { Duration::from_millis(4) };
 
-/// Whether somebody waits for an operation.
+/// Whether a client waits for an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WritePriority {
-    /// Somebody does.
     Interactive,
-    /// Nobody does: it gives way to the others.
+    /// No client waits: interactive operations go first.
     Background,
 }
 
-/// Hands operations to the writer's thread. The thread ends when this is dropped.
+/// Sends operations to the writer thread, which ends when this handle is dropped.
 pub(super) struct WriterHandle {
     queue: SyncSender<QueuedWrite>,
 }
 
 impl WriterHandle {
-    /// Starts the thread; joining it waits until everything queued is committed.
+    /// Starts the thread. Joining it waits until everything queued is committed.
     pub(super) fn start(connection: Connection) -> Result<(Self, JoinHandle<()>)> {
-        let (queue, waiting) = sync_channel(QUEUE_CAPACITY);
+        let (queue, receiver) = sync_channel(QUEUE_CAPACITY);
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || run_writer(&connection, &waiting))
+            .spawn(move || run_writer(&connection, &receiver))
             .map_err(Error::internal)?;
         Ok((Self { queue }, thread))
     }
 
-    /// Runs `work` in a transaction; its result counts once that is on disk as configured. An error
-    /// of `work` undoes what it did.
-    pub(super) async fn run_write<T, F>(&self, work: F, urgency: WritePriority) -> Result<T>
+    /// Runs `work` in a transaction and returns its result once that is committed with the
+    /// configured durability. An error of `work` undoes its changes.
+    pub(super) async fn run_write<T, F>(&self, work: F, priority: WritePriority) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        let (reply, done) = oneshot::channel();
+        let (reply, result_rx) = oneshot::channel();
         let operation = PendingWrite { operation: Some(work), result: None, reply };
-        self.queue.try_send((urgency, Box::new(operation))).map_err(|refused| match refused {
+        // Never wait for room: a full queue means that the store cannot keep up.
+        self.queue.try_send((priority, Box::new(operation))).map_err(|error| match error {
             TrySendError::Full(_) => Error::store_unavailable("the writer's queue is full"),
             TrySendError::Disconnected(_) => Error::store_unavailable("the writer has stopped"),
         })?;
-        done.await
+        result_rx
+            .await
             .unwrap_or_else(|_| Err(Error::store_unavailable("the writer dropped an operation")))
     }
 }
 
 type QueuedWrite = (WritePriority, Box<dyn WriteOperation>);
 
-/// One unit of work and whoever waits for it.
+/// A unit of work and the channel to its caller.
 trait WriteOperation: Send {
-    /// Does the work; the error is kept for whoever waits.
+    /// Runs the work and keeps its result.
     fn execute(&mut self, connection: &Connection) -> Result<(), ()>;
-    /// Tells whoever waits, once the commit has held or failed.
+    /// Sends the result to the caller, once the commit has succeeded or failed.
     fn complete(self: Box<Self>, commit: Result<()>);
 }
 
@@ -88,7 +89,7 @@ where
 {
     fn execute(&mut self, connection: &Connection) -> Result<(), ()> {
         let Some(work) = self.operation.take() else { return Err(()) };
-        // A mistake in one operation must not take the writer down with it.
+        // A bug in one operation must not take the writer down.
         let result = catch_unwind(AssertUnwindSafe(|| work(connection)))
             .unwrap_or_else(|_| Err(Error::internal("a store operation panicked")));
         let outcome = result.as_ref().map(|_| ()).map_err(|_| ());
@@ -102,44 +103,48 @@ where
             (Some(result), Ok(())) => result,
             (None, Ok(())) => Err(Error::store_unavailable("the operation was not run")),
         };
-        // Whoever waited may have left.
+        // The caller may have gone away.
         let _ = self.reply.send(result);
     }
 }
 
-fn run_writer(connection: &Connection, queue: &Receiver<QueuedWrite>) {
-    let mut waiting = WriteQueue { receiver: queue, background: VecDeque::new() };
-    while let Some(first) = waiting.wait_next() {
+fn run_writer(connection: &Connection, receiver: &Receiver<QueuedWrite>) {
+    let mut queue = WriteQueue { receiver, background: VecDeque::new() };
+    while let Some(first) = queue.wait_next() {
         let mut batch = Vec::with_capacity(16);
-        let outcome = commit_batch(connection, first, &mut waiting, &mut batch);
+        let outcome = commit_batch(connection, first, &mut queue, &mut batch);
         if outcome.is_err() {
-            // Those that queued up behind a store that cannot be written would each wait as long.
-            batch.extend(waiting.drain_all());
+            // Fail what has queued up as well: each operation would wait just as long for a store
+            // that cannot be written.
+            batch.extend(queue.drain_all());
             let _ = connection.execute_batch("ROLLBACK");
         }
         for operation in batch {
             operation.complete(outcome.clone());
         }
     }
+    // A clean shutdown leaves an empty write-ahead log and fresh statistics for the planner.
     let _ = connection.execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE);");
 }
 
-/// What has been handed over and not been run.
+/// Operations that were received and have not run yet.
 struct WriteQueue<'a> {
     receiver: &'a Receiver<QueuedWrite>,
     background: VecDeque<Box<dyn WriteOperation>>,
 }
 
 impl WriteQueue<'_> {
-    /// The next operation, whatever it is; waits for it. `None` once nothing more can come.
+    /// Waits for the next operation, interactive ones first. `None` once the channel is closed.
     fn wait_next(&mut self) -> Option<Box<dyn WriteOperation>> {
+        // A background operation starts a commit only if no interactive one is queued.
         match self.try_next_interactive().or_else(|| self.background.pop_front()) {
             Some(operation) => Some(operation),
             None => self.receiver.recv().ok().map(|(_, operation)| operation),
         }
     }
 
-    /// The next operation that somebody waits for, if there is one now.
+    /// The next interactive operation, if one is queued now. Background ones in front of
+    /// it are set aside.
     fn try_next_interactive(&mut self) -> Option<Box<dyn WriteOperation>> {
         loop {
             match self.receiver.try_recv().ok()? {
@@ -149,39 +154,43 @@ impl WriteQueue<'_> {
         }
     }
 
-    /// All there is.
+    /// Takes everything that is queued now.
     fn drain_all(&mut self) -> impl Iterator<Item = Box<dyn WriteOperation>> {
-        let urgent = self.receiver.try_iter().take(QUEUE_CAPACITY).map(|(_, operation)| operation);
-        self.background.drain(..).chain(urgent)
+        let queued = self.receiver.try_iter().take(QUEUE_CAPACITY).map(|(_, operation)| operation);
+        self.background.drain(..).chain(queued)
     }
 }
 
-/// Runs `first` and what else is waiting in one transaction. All that was run is in `batch`,
-/// whatever happens.
+/// Runs `first` and other queued operations in one transaction. All operations that have run are in
+/// `batch`, even after an error.
 fn commit_batch(
     connection: &Connection,
     first: Box<dyn WriteOperation>,
-    waiting: &mut WriteQueue<'_>,
+    queue: &mut WriteQueue<'_>,
     batch: &mut Vec<Box<dyn WriteOperation>>,
 ) -> Result<()> {
     let started = Instant::now();
     let mut next = Some(first);
-    let begun = execute_sql(connection, "BEGIN IMMEDIATE");
+    // `IMMEDIATE` takes the write lock now; upgrading a read lock later could fail
+    // with `SQLITE_BUSY`.
+    let begin_result = execute_sql(connection, "BEGIN IMMEDIATE");
     while let Some(mut operation) = next.take() {
-        let run = begun
+        let result = begin_result
             .as_ref()
             .map_err(Error::clone)
             .and_then(|()| run_in_savepoint(connection, &mut *operation));
         batch.push(operation);
-        run?;
+        result?;
+        // The first operations of a long batch would wait for its last ones.
         if batch.len() < MAX_BATCH_SIZE && started.elapsed() < MAX_BATCH_TIME {
-            next = waiting.try_next_interactive();
+            next = queue.try_next_interactive();
         }
     }
-    if let Some(mut operation) = waiting.background.pop_front() {
-        let run = run_in_savepoint(connection, &mut *operation);
+    // One per commit: the turn log makes progress under load, and clients hardly wait for it.
+    if let Some(mut operation) = queue.background.pop_front() {
+        let result = run_in_savepoint(connection, &mut *operation);
         batch.push(operation);
-        run?;
+        result?;
     }
     execute_sql(connection, "COMMIT")
 }
@@ -189,7 +198,7 @@ fn commit_batch(
 fn run_in_savepoint(connection: &Connection, operation: &mut dyn WriteOperation) -> Result<()> {
     execute_sql(connection, "SAVEPOINT operation")?;
     if operation.execute(connection).is_err() {
-        // A full disk rolls the whole transaction back by itself: then the others are lost too.
+        // On a full disk SQLite rolls back the whole transaction, and the other operations with it.
         if connection.is_autocommit() {
             return Err(Error::store_unavailable("the transaction was rolled back"));
         }
@@ -210,7 +219,7 @@ mod tests {
     use futures::future::{BoxFuture, join_all};
     use tempfile::TempDir;
 
-    /// A writer whose thread does not run yet, so that what is handed over shares a commit.
+    /// A writer whose thread has not started yet, so that submitted operations share a commit.
     struct WriterHarness {
         folder: TempDir,
         writer: WriterHandle,
@@ -221,15 +230,16 @@ mod tests {
 
     impl WriterHarness {
         fn new() -> Self {
-            let (queue, waiting) = sync_channel(QUEUE_CAPACITY);
-            let (folder, writer) = (tempfile::tempdir().unwrap(), WriterHandle { queue });
-            let bench = Self { folder, writer, receiver: waiting };
-            // A line may follow one that is not there until the commit, which then fails.
+            let (queue, receiver) = sync_channel(QUEUE_CAPACITY);
+            let folder = tempfile::tempdir().unwrap();
+            let writer = WriterHandle { queue };
+            let harness = Self { folder, writer, receiver };
+            // A line may follow one that does not exist, until the commit, which then fails.
             let schema = "PRAGMA journal_mode = WAL; \
                           CREATE TABLE lines (text TEXT PRIMARY KEY, \
                           follows TEXT REFERENCES lines (text) DEFERRABLE INITIALLY DEFERRED)";
-            bench.connect().execute_batch(schema).unwrap();
-            bench
+            harness.connect().execute_batch(schema).unwrap();
+            harness
         }
 
         fn connect(&self) -> Connection {
@@ -239,41 +249,43 @@ mod tests {
             connection
         }
 
-        fn submit<F>(&self, urgency: WritePriority, work: F) -> WriteResult
+        fn submit<F>(&self, priority: WritePriority, work: F) -> WriteResult
         where
             F: FnOnce(&Connection) -> Result<()> + Send + 'static,
         {
-            let (reply, done) = oneshot::channel();
+            let (reply, result_rx) = oneshot::channel();
             let operation = PendingWrite { operation: Some(work), result: None, reply };
-            self.writer.queue.try_send((urgency, Box::new(operation))).unwrap();
-            Box::pin(async move { done.await.unwrap() })
+            self.writer.queue.try_send((priority, Box::new(operation))).unwrap();
+            Box::pin(async move { result_rx.await.unwrap() })
         }
 
-        /// Lets the thread run; what it answered, and the lines that are in the file at its end.
+        /// Runs the thread to its end. Returns the error of each operation and the
+        /// lines in the file.
         async fn run_to_end(
             self,
             queued: Vec<WriteResult>,
             answered: impl FnOnce(),
         ) -> (ErrorKinds, Vec<String>) {
-            let (connection, reader) = (self.connect(), self.connect());
-            let Self { writer, receiver: waiting, folder } = self;
-            let thread = std::thread::spawn(move || run_writer(&connection, &waiting));
-            let told = join_all(queued).await;
+            let connection = self.connect();
+            let reader = self.connect();
+            let Self { writer, receiver, folder } = self;
+            let thread = std::thread::spawn(move || run_writer(&connection, &receiver));
+            let results = join_all(queued).await;
             answered();
-            // Whatever happened, the writer goes on.
+            // Whatever has happened, the writer keeps working.
             let write = writer
                 .run_write(|db| insert_line(db, "afterwards", None), WritePriority::Interactive);
             write.await.unwrap();
             drop(writer);
             thread.join().unwrap();
-            let kept = read_lines(&reader);
+            let stored_lines = read_lines(&reader);
             drop((reader, folder));
-            let kind = |told: Result<()>| told.err().map(|error| error.kind);
-            (told.into_iter().map(kind).collect(), kept)
+            let kind = |result: Result<()>| result.err().map(|error| error.kind);
+            (results.into_iter().map(kind).collect(), stored_lines)
         }
     }
 
-    /// What kind of error each operation met, if any.
+    /// Error kind of each operation, if any.
     type ErrorKinds = Vec<Option<ErrorKind>>;
 
     fn insert_line(db: &Connection, text: &str, follows: Option<&str>) -> Result<()> {
@@ -289,87 +301,93 @@ mod tests {
 
     #[tokio::test]
     async fn failed_operation_leaves_others_committed() {
-        let bench = WriterHarness::new();
-        let beside = bench.connect();
+        let harness = WriterHarness::new();
+        let other_connection = harness.connect();
         let queued = vec![
-            bench.submit(WritePriority::Interactive, |db| insert_line(db, "one", None)),
-            bench.submit(WritePriority::Interactive, |db| {
+            harness.submit(WritePriority::Interactive, |db| insert_line(db, "one", None)),
+            harness.submit(WritePriority::Interactive, |db| {
                 insert_line(db, "half", None)?;
                 Err(Error::new(ErrorKind::SessionBusy, "no"))
             }),
-            bench.submit(WritePriority::Interactive, |db| insert_line(db, "two", Some("one"))),
-            // What SQLite refuses, as what we do.
-            bench.submit(WritePriority::Interactive, |db| {
+            harness.submit(WritePriority::Interactive, |db| insert_line(db, "two", Some("one"))),
+            // An error of SQLite is treated like one of ours.
+            harness.submit(WritePriority::Interactive, |db| {
                 insert_line(db, "half", None)?;
                 insert_line(db, "one", None)
             }),
-            bench.submit(WritePriority::Background, |db| {
+            harness.submit(WritePriority::Background, |db| {
                 insert_line(db, "half", None)?;
                 Err(Error::new(ErrorKind::SessionClosed, "no"))
             }),
-            bench.submit(WritePriority::Interactive, move |db| {
+            harness.submit(WritePriority::Interactive, move |db| {
                 assert_eq!(read_lines(db), ["one", "two"]);
-                assert_eq!(read_lines(&beside), Vec::<String>::new(), "they share one commit");
+                assert_eq!(
+                    read_lines(&other_connection),
+                    Vec::<String>::new(),
+                    "they share one commit"
+                );
                 insert_line(db, "three", None)
             }),
         ];
-        let (told, kept) = bench.run_to_end(queued, || {}).await;
+        let (results, stored_lines) = harness.run_to_end(queued, || {}).await;
         let busy = Some(ErrorKind::SessionBusy);
-        let (refused, closed) = (Some(ErrorKind::StoreUnavailable), Some(ErrorKind::SessionClosed));
-        assert_eq!(told, [None, busy, None, refused, closed, None]);
-        assert_eq!(kept, ["one", "two", "three", "afterwards"]);
+        let rejected = Some(ErrorKind::StoreUnavailable);
+        let closed = Some(ErrorKind::SessionClosed);
+        assert_eq!(results, [None, busy, None, rejected, closed, None]);
+        assert_eq!(stored_lines, ["one", "two", "three", "afterwards"]);
     }
 
     #[tokio::test]
     async fn panicking_operation_fails_alone() {
-        let bench = WriterHarness::new();
+        let harness = WriterHarness::new();
         let queued = vec![
-            bench.submit(WritePriority::Interactive, |db| insert_line(db, "one", None)),
-            bench.submit(WritePriority::Interactive, |db| {
+            harness.submit(WritePriority::Interactive, |db| insert_line(db, "one", None)),
+            harness.submit(WritePriority::Interactive, |db| {
                 insert_line(db, "half", None)?;
-                panic!("an invented mistake");
+                panic!("expected by the test");
             }),
-            bench.submit(WritePriority::Interactive, |db| insert_line(db, "two", None)),
+            harness.submit(WritePriority::Interactive, |db| insert_line(db, "two", None)),
         ];
-        let (told, kept) = bench.run_to_end(queued, || {}).await;
-        assert_eq!(told, [None, Some(ErrorKind::Internal), None]);
-        assert_eq!(kept, ["one", "two", "afterwards"]);
+        let (results, stored_lines) = harness.run_to_end(queued, || {}).await;
+        assert_eq!(results, [None, Some(ErrorKind::Internal), None]);
+        assert_eq!(stored_lines, ["one", "two", "afterwards"]);
     }
 
     #[tokio::test]
     async fn failed_commit_fails_every_operation_in_batch() {
-        let bench = WriterHarness::new();
+        let harness = WriterHarness::new();
         let queued = vec![
-            bench.submit(WritePriority::Interactive, |db| insert_line(db, "one", None)),
-            bench.submit(WritePriority::Interactive, |db| {
+            harness.submit(WritePriority::Interactive, |db| insert_line(db, "one", None)),
+            harness.submit(WritePriority::Interactive, |db| {
                 insert_line(db, "two", Some("nothing that is there"))
             }),
-            bench.submit(WritePriority::Interactive, |_| {
+            harness.submit(WritePriority::Interactive, |_| {
                 Err(Error::new(ErrorKind::SessionBusy, "no"))
             }),
-            bench.submit(WritePriority::Background, |db| insert_line(db, "later", None)),
-            bench.submit(WritePriority::Background, |db| insert_line(db, "much later", None)),
-            bench.submit(WritePriority::Interactive, |db| insert_line(db, "three", None)),
+            harness.submit(WritePriority::Background, |db| insert_line(db, "later", None)),
+            harness.submit(WritePriority::Background, |db| insert_line(db, "much later", None)),
+            harness.submit(WritePriority::Interactive, |db| insert_line(db, "three", None)),
         ];
-        let (told, kept) = bench.run_to_end(queued, || {}).await;
-        // All may be tried again, those too that queued up behind it; what was refused stays so.
+        let (results, stored_lines) = harness.run_to_end(queued, || {}).await;
+        // All of them may be retried, even those queued after the failed commit. A rejected
+        // one stays rejected.
         let lost = Some(ErrorKind::StoreUnavailable);
-        assert_eq!(told, [lost, lost, Some(ErrorKind::SessionBusy), lost, lost, lost]);
-        assert_eq!(kept, ["afterwards"]);
+        assert_eq!(results, [lost, lost, Some(ErrorKind::SessionBusy), lost, lost, lost]);
+        assert_eq!(stored_lines, ["afterwards"]);
     }
 
     #[tokio::test]
     async fn failed_begin_fails_batch_and_next_batch_runs() {
-        let bench = WriterHarness::new();
-        let beside = bench.connect();
-        beside.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let harness = WriterHarness::new();
+        let other_connection = harness.connect();
+        other_connection.execute_batch("BEGIN IMMEDIATE").unwrap();
         let queued = vec![
-            bench.submit(WritePriority::Interactive, |db| insert_line(db, "one", None)),
-            bench.submit(WritePriority::Interactive, |db| insert_line(db, "two", None)),
+            harness.submit(WritePriority::Interactive, |db| insert_line(db, "one", None)),
+            harness.submit(WritePriority::Interactive, |db| insert_line(db, "two", None)),
         ];
-        let freed = || beside.execute_batch("ROLLBACK").unwrap();
-        let (told, kept) = bench.run_to_end(queued, freed).await;
-        assert_eq!(told, [Some(ErrorKind::StoreUnavailable); 2]);
-        assert_eq!(kept, ["afterwards"]);
+        let freed = || other_connection.execute_batch("ROLLBACK").unwrap();
+        let (results, stored_lines) = harness.run_to_end(queued, freed).await;
+        assert_eq!(results, [Some(ErrorKind::StoreUnavailable); 2]);
+        assert_eq!(stored_lines, ["afterwards"]);
     }
 }

@@ -1,4 +1,4 @@
--- One row per session: its own fields and the counters that each message moves.
+-- One row per session: its own fields, and the counters that each message updates.
 CREATE TABLE sessions (
     key             INTEGER PRIMARY KEY,
     id              TEXT NOT NULL UNIQUE,
@@ -6,7 +6,7 @@ CREATE TABLE sessions (
     participants    TEXT NOT NULL,              -- JSON list of users, the owner first
     project_id      TEXT,
     title           TEXT NOT NULL,
-    title_words     TEXT NOT NULL,              -- the title folded: what lists sort and search by
+    title_words     TEXT NOT NULL,              -- the folded title, by which lists are sorted and searched
     title_source    TEXT NOT NULL,
     status          TEXT NOT NULL,
     archived        INTEGER NOT NULL,
@@ -15,11 +15,11 @@ CREATE TABLE sessions (
     user_meta       TEXT NOT NULL,
     theme           TEXT NOT NULL,
     settings        TEXT NOT NULL,
-    read_marks      TEXT NOT NULL DEFAULT '{}', -- JSON: user to the seq they have read up to
+    read_marks      TEXT NOT NULL DEFAULT '{}', -- JSON: user to the seq up to which they have read
     version         INTEGER NOT NULL,
-    messages        INTEGER NOT NULL,           -- how many; also the highest seq
-    kept            INTEGER NOT NULL DEFAULT 0, -- the seq up to which its words are kept for searching
-    nodes           INTEGER NOT NULL,           -- how many; also the highest number
+    messages        INTEGER NOT NULL,           -- number of messages; also the highest seq
+    kept            INTEGER NOT NULL DEFAULT 0, -- seq of the last message in the search index
+    nodes           INTEGER NOT NULL,           -- number of nodes; also the highest number
     head_id         TEXT,
     head_seq        INTEGER,
     head_node       INTEGER,
@@ -42,12 +42,12 @@ CREATE TABLE participants (
 ) WITHOUT ROWID;
 CREATE INDEX participants_of_session ON participants (session);
 
--- Title words by prefix; rowid is the session's key.
+-- Full-text index of titles; rowid is the session's key.
 CREATE VIRTUAL TABLE session_titles USING fts5 (
     words, content = '', contentless_delete = 1, tokenize = 'unicode61 remove_diacritics 0'
 );
 
--- Bounded runs of one path each. prev_* name the message that the first one follows; 0 is none.
+-- Bounded runs of one path each. prev_* is the parent of the first message; 0 marks a root.
 CREATE TABLE nodes (
     session    INTEGER NOT NULL,
     number     INTEGER NOT NULL,
@@ -63,7 +63,7 @@ CREATE TABLE nodes (
 ) WITHOUT ROWID;
 CREATE INDEX nodes_by_prev ON nodes (session, prev_seq);
 
--- key is session * 2^24 + seq, so that a session's messages lie side by side in their order.
+-- key is session * 2^24 + seq, so that the messages of a session are adjacent and in order.
 CREATE TABLE messages (
     key               INTEGER PRIMARY KEY,
     session           INTEGER NOT NULL,
@@ -74,42 +74,43 @@ CREATE TABLE messages (
     sender_id         TEXT NOT NULL,
     type              TEXT NOT NULL,
     content           TEXT NOT NULL,
-    parts             TEXT,                     -- JSON list; NULL is an empty one
+    parts             TEXT,                     -- JSON list; NULL if empty
     status            TEXT NOT NULL,
     model             TEXT,
     finish_reason     TEXT,
     client_message_id TEXT,
     error             TEXT,                     -- JSON
     usage             TEXT,                     -- JSON
-    tokens            INTEGER NOT NULL,         -- of content, by o200k_base
+    tokens            INTEGER NOT NULL,         -- of content, in o200k_base
     created_at        INTEGER NOT NULL,
-    path_tokens       INTEGER NOT NULL          -- of the path up to this one, what each takes beside its text included
+    path_tokens       INTEGER NOT NULL          -- of the path up to this message, with the overhead of each
 );
 CREATE UNIQUE INDEX messages_by_id ON messages (session, id);
 CREATE INDEX messages_of_node ON messages (session, node);
 CREATE INDEX messages_by_client_id ON messages (session, client_message_id)
     WHERE client_message_id IS NOT NULL;
 
--- Words of messages for searching, behind a sign of the session's owner; rowid is the message's key.
+-- Full-text index of messages. Each word has a prefix for the session's owner; rowid is the
+-- message's key.
 CREATE VIRTUAL TABLE message_words USING fts5 (
     words, content = '', contentless_delete = 1, detail = none, tokenize = 'ascii'
 );
--- The messages in it, and what a search wants to know of each.
+-- The messages in that index, with the columns that a search filters and sorts by.
 CREATE TABLE kept_words (
     key  INTEGER PRIMARY KEY,
     at   INTEGER NOT NULL,
     role TEXT NOT NULL
 );
 
--- What messages mean, as vectors of a byte for each number, one for each passage; made anew where
--- they are missing. key is the message's.
+-- Embeddings of messages: one vector per passage, one byte per component. Missing ones are computed
+-- again. key is the message's.
 CREATE TABLE embeddings (
     key     INTEGER PRIMARY KEY,
     model   TEXT NOT NULL,
     vectors BLOB NOT NULL
 );
 
--- Texts that stand for the beginning of a path up to a message; made anew where they are missing.
+-- Summaries of the beginning of a path up to a message. Missing ones are generated again.
 CREATE TABLE summaries (
     session       INTEGER NOT NULL,
     last_seq      INTEGER NOT NULL,
@@ -117,13 +118,13 @@ CREATE TABLE summaries (
     first_id      TEXT NOT NULL,
     last_id       TEXT NOT NULL,
     tokens_before INTEGER NOT NULL,             -- of the path before the first message
-    path_tokens   INTEGER NOT NULL,             -- and up to the last
+    path_tokens   INTEGER NOT NULL,             -- of the path up to the last message
     text          TEXT NOT NULL,
     model         TEXT NOT NULL,
     PRIMARY KEY (session, last_seq)
 ) WITHOUT ROWID;
 
--- What turns were asked for in the words of OpenAI's Responses. Columns are read by their order.
+-- Requests of OpenAI-style responses. Columns are written by their order.
 CREATE TABLE responses (
     turn_id     TEXT PRIMARY KEY,
     session     INTEGER NOT NULL,
@@ -131,13 +132,13 @@ CREATE TABLE responses (
     question_id TEXT NOT NULL,
     asker       TEXT NOT NULL,
     created_at  INTEGER NOT NULL,
-    request     TEXT NOT NULL,                  -- JSON: what the answer repeats of it
-    tape        TEXT                            -- JSON: what was heard of the reply, piece by piece
+    request     TEXT NOT NULL,                  -- JSON: the fields that the response object repeats
+    tape        TEXT                            -- JSON: the recorded events of the reply
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX responses_of_session ON responses (session, reply_id);
 CREATE INDEX responses_of_reply ON responses (reply_id);
 
--- The claim of a running turn on its session: at most one. It names who runs it.
+-- The claim of a running turn on its session, at most one, with the process that runs it.
 CREATE TABLE turns (
     session     INTEGER PRIMARY KEY,
     turn_id     TEXT NOT NULL,
@@ -146,40 +147,40 @@ CREATE TABLE turns (
     started_at  INTEGER NOT NULL,
     instance    TEXT NOT NULL,
     boot        TEXT NOT NULL,
-    payer       TEXT NOT NULL,                  -- the user who asked for it, and the key they came with
+    payer       TEXT NOT NULL,                  -- the user and the API key that are charged
     payer_key   TEXT
 );
 
--- When each instance was last known to live.
+-- Last heartbeat of each instance.
 CREATE TABLE instances (
     instance TEXT PRIMARY KEY,
     boot     TEXT NOT NULL,
     seen_at  INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- The frames of running turns, and for a minute those of ended ones, a row per flush.
+-- Frames of running turns, and for a minute those of ended ones, one row per flush.
 CREATE TABLE turn_log (
     turn_id  TEXT NOT NULL,
     batch    INTEGER NOT NULL,
     session  INTEGER NOT NULL,
     frames   BLOB NOT NULL,
-    ended_at INTEGER,                           -- on the last batch
+    ended_at INTEGER,                           -- on the last batch only
     PRIMARY KEY (turn_id, batch)
 );
 CREATE INDEX turn_log_of_session ON turn_log (session);
 CREATE INDEX turn_log_by_end ON turn_log (ended_at) WHERE ended_at IS NOT NULL;
 
--- Messages that wait for the running turn to end, in the order of their positions.
+-- Turns that are queued after the running one, in the order of their positions.
 CREATE TABLE queue (
     session           INTEGER NOT NULL,
     position          INTEGER NOT NULL,
     turn_id           TEXT NOT NULL,
     client_message_id TEXT,
-    turn              TEXT NOT NULL,            -- JSON: all that its beginning needs
+    turn              TEXT NOT NULL,            -- JSON: everything needed to start it
     PRIMARY KEY (session, position)
 ) WITHOUT ROWID;
 
--- What sessions of a project have in common.
+-- Projects: what their sessions have in common.
 CREATE TABLE projects (
     key               INTEGER PRIMARY KEY,
     id                TEXT NOT NULL UNIQUE,
@@ -194,20 +195,20 @@ CREATE TABLE projects (
 );
 CREATE INDEX projects_of_owner ON projects (owner, updated_at, id);
 
--- The content stands last: whoever lists files does not touch it.
+-- The content is the last column, so that listing files does not read it.
 CREATE TABLE project_files (
     key        INTEGER PRIMARY KEY,
     project    INTEGER NOT NULL,
     path       TEXT NOT NULL,
     language   TEXT,
     size       INTEGER NOT NULL,                -- in bytes
-    tokens     INTEGER NOT NULL,                -- by o200k_base
+    tokens     INTEGER NOT NULL,                -- in o200k_base
     updated_at INTEGER NOT NULL,
     content    TEXT NOT NULL
 );
 CREATE UNIQUE INDEX project_files_by_path ON project_files (project, path);
 
--- Keys of the API.
+-- API keys.
 CREATE TABLE keys (
     id           TEXT PRIMARY KEY,
     digest       BLOB NOT NULL,                 -- SHA-256 of the whole key
@@ -219,14 +220,14 @@ CREATE TABLE keys (
     last_used_at INTEGER
 ) WITHOUT ROWID;
 
--- What each turn used, and each call of a model beside one. Its session may be gone.
+-- Usage of each turn and each background call. The session may be gone.
 CREATE TABLE usage (
-    turn_id           TEXT PRIMARY KEY,         -- a call beside the turns has an id of its own
+    turn_id           TEXT PRIMARY KEY,         -- background calls have ids of their own
     kind              TEXT NOT NULL,            -- reply, title, summary or direct
     session_id        TEXT NOT NULL,
     owner             TEXT NOT NULL,            -- of the session
     project_id        TEXT,
-    user_id           TEXT NOT NULL,            -- who asked
+    user_id           TEXT NOT NULL,            -- who is charged
     key_id            TEXT,
     model             TEXT,
     status            TEXT NOT NULL,
@@ -241,7 +242,7 @@ CREATE TABLE usage (
 CREATE INDEX usage_of_user ON usage (user_id, at);
 CREATE INDEX usage_by_time ON usage (at);
 
--- Sums of it by whose it is and the day in UTC, counted from 1970-01-01: what quotas go by.
+-- Totals by quota key and day in UTC, counted from 1970-01-01. Quotas are checked against them.
 CREATE TABLE spent (
     purse  TEXT NOT NULL,
     day    INTEGER NOT NULL,
@@ -250,27 +251,27 @@ CREATE TABLE spent (
     PRIMARY KEY (purse, day)
 ) WITHOUT ROWID;
 
--- Who had their lines forgotten: turns and calls that began before this one leave none.
+-- Users who have deleted their usage: turns and calls with ids lower than now_on leave no row.
 CREATE TABLE forgotten (
     user_id TEXT PRIMARY KEY,
     now_on  TEXT NOT NULL
 ) WITHOUT ROWID;
 
--- What stands for somebody's credentials, once and not for long.
+-- One-time, short-lived substitutes for a caller's credentials.
 CREATE TABLE tickets (
     digest     TEXT PRIMARY KEY,                -- SHA-256, in hexadecimal
     holder     TEXT NOT NULL,                   -- JSON
     expires_at INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- Requests that may be repeated, and what they led to.
+-- Requests recorded under idempotency keys, and their results.
 CREATE TABLE idempotency_keys (
     user_id     TEXT NOT NULL,
     route       TEXT NOT NULL,
     key         TEXT NOT NULL,
     fingerprint TEXT NOT NULL,
     session     INTEGER NOT NULL,
-    message_id  TEXT NOT NULL,                  -- what was posted, or the reply
+    message_id  TEXT NOT NULL,                  -- the posted message, or the reply
     turn_id     TEXT,
     created_at  INTEGER NOT NULL,
     PRIMARY KEY (user_id, route, key)
