@@ -8,9 +8,9 @@
 use super::image_tokens::{ImageTokenCounter, TokenRange};
 use super::strategies::{self, AvailableTokens, BudgetShares};
 use super::token_ratio::TokenRatio;
-use super::tokens::TokenVocabulary;
 use crate::domain::memory::{MemoryOptions, MemoryStrategy};
 use crate::domain::message::MESSAGE_TOKEN_OVERHEAD;
+use crate::domain::model::TokenVocabulary;
 use crate::error::{Error, ErrorKind, Result};
 use std::sync::Arc;
 use std::time::Duration;

@@ -4,12 +4,12 @@
 use super::Memory;
 use super::budget::PromptBudget;
 use super::strategies::BudgetShares;
-use super::tokens::TokenVocabulary;
 use super::tool_calls::pair_calls;
 use super::window::{self, WindowMessage};
 use super::window_cut::trim_to_cut;
 use crate::domain::attachment::render_text;
 use crate::domain::message::MESSAGE_TOKEN_OVERHEAD;
+use crate::domain::model::TokenVocabulary;
 use crate::domain::{MessageId, Session, tool};
 use crate::error::Result;
 use crate::store::{HistoryLimits, HistoryMessage};

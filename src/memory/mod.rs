@@ -36,6 +36,7 @@ pub use tool_calls::CallingReply;
 use crate::domain::SessionId;
 use crate::domain::image::MessageImage;
 use crate::domain::memory::{MemoryOptions, MemoryStrategy};
+use crate::domain::model::{self, TokenVocabulary};
 use crate::domain::session::SessionSettings;
 use crate::error::{Error, Result};
 use crate::prompts::PromptTemplates;
@@ -46,7 +47,6 @@ use recall::RecallEngine;
 use std::sync::Arc;
 use std::time::Duration;
 use token_ratio::TokenRatioTracker;
-use tokens::TokenVocabulary;
 
 /// Default time that a turn waits for recall before it continues without recalled messages.
 pub const RECALL_TIMEOUT: Duration = Duration::from_millis(50);
@@ -168,8 +168,7 @@ impl Memory {
 
     /// The context window if it was configured or the model is known.
     pub fn known_context_window(&self, model: &str) -> Option<u32> {
-        self.configured_context_window(model)
-            .or_else(|| context_windows::known_context_window(model))
+        self.configured_context_window(model).or_else(|| model::context_window(model))
     }
 
     fn configured_context_window(&self, model: &str) -> Option<u32> {

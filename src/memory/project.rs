@@ -8,8 +8,9 @@
 use super::Memory;
 use super::budget::PromptBudget;
 use super::file_relevance::rank_files;
-use super::tokens::{MAX_INLINE_BYTES, TokenVocabulary};
+use super::tokens::MAX_INLINE_BYTES;
 use crate::domain::message::MESSAGE_TOKEN_OVERHEAD;
+use crate::domain::model::TokenVocabulary;
 use crate::domain::project::FileEntry;
 use crate::domain::{FilePath, Principal, Project, ProjectId, Session};
 use crate::error::{Error, ErrorKind, Result};

@@ -11,10 +11,10 @@
 
 use super::budget::PromptBudget;
 use super::strategies::BudgetShares;
-use super::tokens::TokenVocabulary;
 use super::window_cut;
 use super::{Memory, tokens};
 use crate::domain::message::MESSAGE_TOKEN_OVERHEAD;
+use crate::domain::model::TokenVocabulary;
 use crate::domain::session::SessionSettings;
 use crate::domain::text::truncate_chars;
 use crate::domain::{MessageId, Role, Session};

@@ -8,8 +8,8 @@
 //!
 //! Ratios are kept in memory only: each instance learns its own after a start.
 
-use super::{Memory, tokens};
-use crate::domain::Usage;
+use super::Memory;
+use crate::domain::{Usage, model};
 use std::collections::{HashMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
@@ -73,7 +73,7 @@ impl Memory {
     /// Updates the model's ratio from the usage that the provider reported for this prompt. Ignores
     /// estimated usage and models whose vocabulary is known.
     pub fn record_prompt_count(&self, counted: &PromptCount, reported: Usage) {
-        if reported.estimated || tokens::has_exact_vocabulary(&counted.model) {
+        if reported.estimated || model::vocabulary(&counted.model).is_some() {
             return;
         }
         let Some(changed) = self.token_ratios.record_report(counted, reported) else { return };

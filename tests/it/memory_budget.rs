@@ -4,6 +4,7 @@
 use crate::images::png;
 use echoic::domain::memory::{MemoryOptions, MemoryStrategy as Way, STRATEGY_NAMES};
 use echoic::domain::message::{MessageBody, MessageParts};
+use echoic::domain::model::TokenVocabulary;
 use echoic::domain::project::GenerationStatus;
 use echoic::domain::session::{SessionSettings, SessionStatus};
 use echoic::domain::{
@@ -11,7 +12,7 @@ use echoic::domain::{
     UserId,
 };
 use echoic::error::ErrorKind;
-use echoic::memory::tokens::{self, TokenVocabulary};
+use echoic::memory::tokens;
 use echoic::memory::{
     AssembledPrompt, Memory, MemoryDefaults, PlanInput, PromptInput, PromptSection, SectionKind,
 };

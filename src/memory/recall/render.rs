@@ -5,8 +5,8 @@
 //! across such a boundary, so the tokens of lines add up and each line is counted once.
 
 use super::path_index::PathIndex;
+use crate::domain::model::TokenVocabulary;
 use crate::domain::{MessageId, Timestamp};
-use crate::memory::tokens::TokenVocabulary;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Last line of the recalled text; the new message's own text follows.

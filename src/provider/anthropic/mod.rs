@@ -4,7 +4,6 @@
 //! Protocol: <https://platform.claude.com/docs/en/api/messages>, streams
 //! <https://platform.claude.com/docs/en/build-with-claude/streaming>.
 
-mod model_limits;
 mod reply;
 mod request;
 mod tools;
