@@ -32,7 +32,6 @@ const OMITTED_COUNT_TOKENS: u32 = 16;
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ProjectInclusion {
-    /// Id of the project.
     #[schema(value_type = String)]
     pub project_id: ProjectId,
     /// Paths of the files whose content is in the prompt, sorted.
