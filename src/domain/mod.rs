@@ -12,6 +12,7 @@ pub mod image;
 pub mod key;
 pub mod memory;
 pub mod message;
+pub mod model;
 pub mod node;
 pub mod page;
 pub mod principal;

@@ -1,6 +1,7 @@
 //! Rate limits, quotas on tokens or cost per day or month, and model prices.
 
 use super::key::KeyId;
+use super::model::matches_pattern;
 use super::{ProjectId, Timestamp, Usage, UserId};
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -146,7 +147,7 @@ pub fn quota_key(
 /// The price of a model, per token, in billionths of the currency unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelPrice {
-    /// Model name, or a prefix followed by `*`.
+    /// See [`matches_pattern`].
     model: String,
     prompt: i64,
     cached: i64,
@@ -173,10 +174,7 @@ impl ModelPrice {
     }
 
     fn applies_to_model(&self, model: &str) -> bool {
-        match self.model.strip_suffix('*') {
-            Some(beginning) => model.starts_with(beginning),
-            None => self.model == model,
-        }
+        matches_pattern(&self.model, model)
     }
 }
 

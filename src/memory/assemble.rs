@@ -1,79 +1,31 @@
-//! Builds the prompt from a budget and a session: its sections in the order in which they are sent.
+//! Builds the prompt from a budget and a session: fetches what the budget has room for and puts it
+//! into sections.
 
 use super::Memory;
-use super::budget::{MESSAGE_TOKEN_OVERHEAD, PROMPT_TOKEN_OVERHEAD, PromptBudget};
+use super::budget::{PROMPT_TOKEN_OVERHEAD, PromptBudget};
+use super::history::{HistoryWindow, select_history_window};
 use super::project::{ProjectInclusion, ProjectSection};
 use super::recall::{RecallQuery, RecalledMessage};
+use super::sections::{
+    PromptSection, PromptSections, SectionGroup, SectionKind, count_framed_tokens,
+};
 use super::strategies::BudgetShares;
 use super::summary::RenderedSummary;
-use super::tokens::TokenVocabulary;
-use super::tool_calls::{CallingReply, match_results, pair_calls};
-use super::window::{self, WindowMessage};
-use super::window_cut::trim_to_cut;
-use crate::domain::attachment::render_text;
+use super::token_ratio::PromptCount;
+use super::tool_calls::{CallingReply, match_results};
+use super::window::WindowMessage;
 use crate::domain::image::MessageImage;
 use crate::domain::memory::MemoryStrategy;
+use crate::domain::message::MESSAGE_TOKEN_OVERHEAD;
 use crate::domain::session::SessionSettings;
-use crate::domain::tool::{self, ToolCall, ToolResult};
+use crate::domain::tool::ToolResult;
 use crate::domain::{MessageId, Role, Session, Timestamp};
 use crate::error::Result;
 use crate::provider::{Prompt, PromptMessage};
-use crate::store::{HistoryLimits, HistoryMessage};
-use serde::{Serialize, Serializer};
+use crate::store::HistoryMessage;
+use serde::Serialize;
 use std::sync::Arc;
 use utoipa::ToSchema;
-
-/// Kind of a prompt section.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum SectionKind {
-    /// System prompt: the server's template, or the session's own instructions.
-    System,
-    /// Description, instructions and files of the session's project.
-    Project,
-    /// Summary of messages that are no longer included verbatim.
-    Summary,
-    /// Message of the session, verbatim.
-    Recent,
-    /// Earlier message that is relevant to the new one. It is sent in front of the new message's
-    /// text, in the same message.
-    Recalled,
-    /// The new message, or the reply whose function calls it answers.
-    New,
-}
-
-/// One message of the prompt, or a part of its last message.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct PromptSection {
-    /// Kind of the section.
-    pub kind: SectionKind,
-    /// Role under which the section is sent.
-    pub role: Role,
-    /// Ids of the stored messages that the section contains or summarizes.
-    #[schema(value_type = Vec<String>)]
-    pub message_ids: Vec<MessageId>,
-    /// Tokens of text and images, in the model's vocabulary or, if that is unknown, in o200k_base.
-    pub tokens: u32,
-    /// Relevance to the new message; only for recalled sections.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub score: Option<f32>,
-    /// Number of images sent with the section.
-    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "serialize_count")]
-    #[schema(value_type = u32)]
-    pub images: Vec<MessageImage>,
-    /// Function calls that the model made in this message.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schema(value_type = Vec<Object>)]
-    pub calls: Vec<ToolCall>,
-    /// Results of function calls. A section of the role `tool` sends these instead of its text.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schema(value_type = Vec<Object>)]
-    pub results: Vec<ToolResult>,
-    /// Text, exactly as sent.
-    #[schema(value_type = String)]
-    pub text: Arc<str>,
-}
 
 /// A prompt, its sections and how its tokens are divided.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -138,16 +90,23 @@ impl PromptInput {
     }
 }
 
-/// The messages at the end of the path that the prompt contains verbatim.
-struct HistoryWindow {
-    /// Oldest first.
-    messages: Vec<WindowMessage>,
-    /// Tokens of the path before the first of them.
-    start_tokens: u64,
-    /// Whether the window is the whole path.
-    is_complete: bool,
-    /// Tokens and number of messages that still fit before the window begins at another message.
-    remaining: (u32, usize),
+/// A prompt in progress, with the window selected.
+struct PromptDraft<'a> {
+    session: &'a Session,
+    budget: &'a PromptBudget,
+    shares: BudgetShares,
+    /// Last message of the path.
+    last: Option<&'a MessageId>,
+    window: &'a HistoryWindow,
+}
+
+/// Everything that goes into a prompt.
+struct PromptParts {
+    project: Option<ProjectSection>,
+    summary: Option<PromptSection>,
+    window: HistoryWindow,
+    recalled: Vec<RecalledMessage>,
+    new: Option<PromptInput>,
 }
 
 impl Memory {
@@ -177,138 +136,22 @@ impl Memory {
             history.first().is_none_or(|newest| newest.path_tokens <= u64::from(shares.total));
         let known = if shares.recalled > 0 && !is_short { history.clone() } else { Vec::new() };
         let window = select_history_window(history, &budget, stable, shares);
+        let draft = PromptDraft { session, budget: &budget, shares, last, window: &window };
         // Recall and summary are optional: if one fails, the turn goes on with the window alone.
-        let recalled =
-            self.recall_messages(session, &budget, shares, last, new.as_ref(), known, &window);
-        let recalled = optional_or_warn(session, "nothing is recalled", recalled.await);
-        let summary = self.build_summary_section(session, &budget, shares, last, &window).await;
+        let recalled = self.recall_messages(&draft, new.as_ref(), known).await;
+        let recalled = optional_or_warn(session, "nothing is recalled", recalled);
+        let summary = self.build_summary_section(&draft).await;
         let summary = optional_or_warn(session, "the summary is left out", summary);
-
-        // The next prompt repeats this window if it still has room for this message and the reply
-        // to it; otherwise the window is cut and begins at another message. It repeats the new
-        // message only if nothing was recalled, because recalled text is sent inside that message.
-        let new_tokens = budget.new_tokens + MESSAGE_TOKEN_OVERHEAD;
-        let (remaining_tokens, remaining_messages) = window.remaining;
-        let keeps_new_message = recalled.is_empty();
-        let keeps_window = remaining_messages >= 2 && new_tokens < remaining_tokens;
-        let keeps_project = project.as_ref().is_none_or(|section| section.inclusion.is_complete());
-        let (project, inclusion) = match project {
-            Some(part) => (part.text_tokens.map(project_prompt_section), Some(part.inclusion)),
-            None => (None, None),
-        };
-        let system = (!budget.system.is_empty()).then(|| PromptSection {
-            tokens: budget.system_tokens,
-            ..PromptSection::from_text(SectionKind::System, Role::System, budget.system.clone())
-        });
-        let recent = window.messages.into_iter().map(|message| PromptSection {
-            message_ids: vec![message.id],
-            tokens: message.tokens,
-            images: message.images,
-            calls: message.calls,
-            results: message.results,
-            ..PromptSection::from_text(SectionKind::Recent, message.role, message.content.into())
-        });
-        let recalled = recalled.into_iter().map(|message| PromptSection {
-            message_ids: vec![message.id],
-            tokens: message.tokens,
-            score: Some(message.score),
-            ..PromptSection::from_text(SectionKind::Recalled, Role::User, message.text.into())
-        });
-        // Providers accept images in user messages only, and some models accept none.
-        let can_send_images = budget.image_counter.is_some();
-        let (calling, new) = match new {
-            Some(message) => {
-                let tokens = budget.new_tokens.saturating_sub(budget.extra_tokens);
-                let (calling, message) = split_calling_reply(message);
-                let section = PromptSection {
-                    message_ids: message.id.into_iter().collect(),
-                    tokens,
-                    images: match message.role {
-                        Role::User if can_send_images => message.images,
-                        _ => Vec::new(),
-                    },
-                    results: message.results,
-                    ..PromptSection::from_text(SectionKind::New, message.role, message.text)
-                };
-                (calling, Some(section))
-            }
-            None => (None, None),
-        };
-        // Function definitions are not a section, but the provider counts them as prompt tokens.
-        let calling_tokens =
-            calling.as_ref().map_or(0, |calling| calling.tokens + MESSAGE_TOKEN_OVERHEAD);
-        let function_tokens = budget.extra_tokens.saturating_sub(calling_tokens);
-        let sections: Vec<PromptSection> = system
-            .into_iter()
-            .chain(project)
-            .chain(summary)
-            .chain(recent)
-            .chain(recalled)
-            .chain(calling)
-            .chain(new)
-            .collect();
-        let counted_tokens =
-            PROMPT_TOKEN_OVERHEAD + count_framed_tokens(&sections, |_| true) + function_tokens;
-        // This match must follow the order of the chain above: a cache reads a prefix, so a section
-        // counts only if every section before it is repeated, too.
-        let counted_prefix = count_framed_tokens(&sections, |section| match section.kind {
-            SectionKind::System => true,
-            SectionKind::Project => keeps_project,
-            SectionKind::Summary | SectionKind::Recent => keeps_window && keeps_project,
-            SectionKind::Recalled => false,
-            SectionKind::New => keeps_window && keeps_project && keeps_new_message,
-        });
-        Ok(AssembledPrompt {
-            strategy: budget.strategy,
-            model: budget.model,
-            context_window: budget.context_window,
-            reply_reserve: budget.reply_reserve,
-            prompt_tokens: budget.token_ratio.to_model_tokens(counted_tokens),
-            counted_tokens,
-            token_correction: budget.token_ratio.as_factor(),
-            cacheable_prefix_tokens: budget.token_ratio.to_model_tokens(counted_prefix),
-            project: inclusion,
-            pieces: sections,
-        })
-    }
-
-    /// Reads the end of the path, newest message first, as far as it can be verbatim.
-    async fn read_history(
-        &self,
-        session: &Session,
-        shares: BudgetShares,
-        last: Option<&MessageId>,
-    ) -> Result<Vec<HistoryMessage>> {
-        let Some(last) = last else { return Ok(Vec::new()) };
-        let limits = HistoryLimits {
-            max_messages: shares.max_messages,
-            max_tokens: shares.total,
-            token_overhead: MESSAGE_TOKEN_OVERHEAD,
-            max_part_bytes: window::MAX_IMAGE_BYTES,
-        };
-        if shares.recent_tokens() == 0 {
-            // Without a share for recent messages, the window is either the whole path or empty.
-            // The last message carries the tokens of its whole path, so reading that one decides
-            // it.
-            let newest_only = HistoryLimits { max_messages: 1, max_tokens: u32::MAX, ..limits };
-            let history = self.store.recent_history(&session.id, last, newest_only).await?;
-            if history.first().is_none_or(|newest| newest.path_tokens > u64::from(shares.total)) {
-                return Ok(history);
-            }
-        }
-        self.store.recent_history(&session.id, last, limits).await
+        Ok(PromptParts { project, summary, window, recalled, new }.into_prompt(budget))
     }
 
     /// The summary of the messages before the window. `None` if the strategy has no summary, the
     /// window is the whole path, or no summary was written yet.
     async fn build_summary_section(
         &self,
-        session: &Session,
-        budget: &PromptBudget,
-        shares: BudgetShares,
-        last: Option<&MessageId>,
-        window: &HistoryWindow,
+        draft: &PromptDraft<'_>,
     ) -> Result<Option<PromptSection>> {
+        let PromptDraft { session, budget, shares, last, window } = *draft;
         let up_to = match window.messages.first() {
             Some(oldest) => oldest.parent_id.as_ref(),
             None => last,
@@ -332,18 +175,15 @@ impl Memory {
     }
 
     /// The messages before the window that are relevant to the new one. Empty if the strategy
-    /// recalls nothing, the window is the whole path, or the new message is not a user's.
-    #[expect(clippy::too_many_arguments, reason = "all parts of one prompt in progress")]
+    /// recalls nothing, the window is the whole path, or the new message is not a user's. `history`
+    /// are the newest messages of the path as far as they were read, newest first.
     async fn recall_messages(
         &self,
-        session: &Session,
-        budget: &PromptBudget,
-        shares: BudgetShares,
-        last: Option<&MessageId>,
+        draft: &PromptDraft<'_>,
         new: Option<&PromptInput>,
         history: Vec<HistoryMessage>,
-        window: &HistoryWindow,
     ) -> Result<Vec<RecalledMessage>> {
+        let PromptDraft { session, budget, shares, last, window } = *draft;
         let (Some(last), Some(new)) = (last, new) else { return Ok(Vec::new()) };
         if shares.recalled == 0 || window.is_complete || new.role != Role::User {
             return Ok(Vec::new());
@@ -374,59 +214,108 @@ fn optional_or_warn<T: Default>(session: &Session, outcome: &'static str, found:
     })
 }
 
-/// Selects the messages of the window. `history` is newest first; `stable` are the shares that stay
-/// the same from turn to turn, `shares` those of this turn.
-fn select_history_window(
-    history: Vec<HistoryMessage>,
+impl PromptParts {
+    /// Builds the sections and counts them.
+    fn into_prompt(self, budget: PromptBudget) -> AssembledPrompt {
+        let Self { project, summary, window, recalled, new } = self;
+        // The next prompt repeats the window if it still has room for this message and the reply to
+        // it; otherwise the window is cut, and the summary reaches up to another message.
+        let keeps_window = window.keeps_start_after(budget.new_tokens + MESSAGE_TOKEN_OVERHEAD);
+        // If the project does not fit, its files are chosen for each message again.
+        let keeps_project = project.as_ref().is_none_or(|section| section.inclusion.is_complete());
+        // The next prompt has the new message without the recalled text, which is sent inside it.
+        let keeps_new_message = recalled.is_empty();
+        let (project, inclusion) = match project {
+            Some(ProjectSection { text_tokens, inclusion }) => (text_tokens, Some(inclusion)),
+            None => (None, None),
+        };
+        let (calling, new) = match new {
+            Some(new) => build_new_sections(new, &budget),
+            None => (None, None),
+        };
+        // Function definitions are not a section, but the provider counts them as prompt tokens.
+        let function_tokens = budget.extra_tokens.saturating_sub(count_framed_tokens(&calling));
+        let sections = PromptSections {
+            system: SectionGroup::new(build_system_section(&budget), true),
+            project: SectionGroup::new(project.map(build_project_section), keeps_project),
+            summary: SectionGroup::new(summary, keeps_window),
+            recent: SectionGroup::new(
+                window.messages.into_iter().map(build_recent_section),
+                keeps_window,
+            ),
+            recalled: SectionGroup::new(
+                recalled.into_iter().map(build_recalled_section),
+                keeps_new_message,
+            ),
+            calling: SectionGroup::new(calling, true),
+            new: SectionGroup::new(new, true),
+        };
+        let sections = sections.into_ordered();
+        let counted_tokens = PROMPT_TOKEN_OVERHEAD + sections.count_tokens() + function_tokens;
+        let ratio = budget.token_ratio;
+        AssembledPrompt {
+            strategy: budget.strategy,
+            model: budget.model,
+            context_window: budget.context_window,
+            reply_reserve: budget.reply_reserve,
+            prompt_tokens: ratio.to_model_tokens(counted_tokens),
+            counted_tokens,
+            token_correction: ratio.as_factor(),
+            cacheable_prefix_tokens: ratio.to_model_tokens(sections.cacheable_prefix()),
+            project: inclusion,
+            pieces: sections.into_sections(),
+        }
+    }
+}
+
+/// `None` if the system prompt is empty.
+fn build_system_section(budget: &PromptBudget) -> Option<PromptSection> {
+    let PromptBudget { system, system_tokens, .. } = budget;
+    let section = PromptSection::from_text(SectionKind::System, Role::System, system.clone());
+    (!system.is_empty()).then_some(PromptSection { tokens: *system_tokens, ..section })
+}
+
+fn build_project_section((text, tokens): (Arc<str>, u32)) -> PromptSection {
+    PromptSection { tokens, ..PromptSection::from_text(SectionKind::Project, Role::System, text) }
+}
+
+fn build_recent_section(message: WindowMessage) -> PromptSection {
+    PromptSection {
+        message_ids: vec![message.id],
+        tokens: message.tokens,
+        images: message.images,
+        calls: message.calls,
+        results: message.results,
+        ..PromptSection::from_text(SectionKind::Recent, message.role, message.content.into())
+    }
+}
+
+fn build_recalled_section(message: RecalledMessage) -> PromptSection {
+    PromptSection {
+        message_ids: vec![message.id],
+        tokens: message.tokens,
+        score: Some(message.score),
+        ..PromptSection::from_text(SectionKind::Recalled, Role::User, message.text.into())
+    }
+}
+
+/// The sections of the reply whose calls the new message answers, if it answers any, and of the
+/// message itself.
+fn build_new_sections(
+    message: PromptInput,
     budget: &PromptBudget,
-    stable: BudgetShares,
-    shares: BudgetShares,
-) -> HistoryWindow {
-    let has_root = history.last().is_some_and(|oldest| oldest.parent_id.is_none());
-    let end = history.first().map_or(u64::MAX, |newest| newest.path_tokens + 1);
-    let counted: Vec<(HistoryMessage, u32)> = history
-        .into_iter()
-        .map(|message| {
-            let tokens = match budget.vocabulary {
-                // Stored messages carry their o200k_base count.
-                TokenVocabulary::O200k => message.tokens,
-                vocabulary => {
-                    let calls = tool::format_calls(&tool::parse_calls(&message.parts));
-                    let text = render_text(&message.content, &message.parts);
-                    vocabulary.count_tokens(&text).saturating_add(vocabulary.count_tokens(&calls))
-                }
-            };
-            (message, tokens)
-        })
-        .collect();
-    let framed =
-        |(_, tokens): &(HistoryMessage, u32)| tokens.saturating_add(MESSAGE_TOKEN_OVERHEAD);
-    let path_tokens = counted.iter().map(framed).fold(0, u32::saturating_add);
-    // A path that fits as a whole takes the shares of summary and recall, too: with nothing left
-    // out, both would be empty.
-    let is_complete = has_root && path_tokens <= shares.total;
-    let available = if is_complete { shares.total } else { shares.recent_tokens() };
-    let (mut recent, fits_all) = window::fit_messages(counted, available, budget.image_counter);
-    // A limit on the number of messages means a sliding window, which is not cut.
-    if !is_complete && shares.max_messages == u32::MAX {
-        trim_to_cut(&mut recent, stable.recent_tokens(), available);
-    }
-    let used = recent.iter().map(|message| message.tokens + MESSAGE_TOKEN_OVERHEAD).sum();
-    let remaining_messages = (shares.max_messages as usize).saturating_sub(recent.len());
-    let start_tokens = recent.last().map_or(end, |oldest| oldest.tokens_before);
-    // Pairing may drop messages, so everything that depends on the window's size is computed
-    // before.
-    pair_calls(&mut recent);
-    recent.reverse();
-    // A complete path whose images did not all fit is cut differently as soon as it grows.
-    let remaining_tokens =
-        if fits_all || !is_complete { available.saturating_sub(used) } else { 0 };
-    HistoryWindow {
-        messages: recent,
-        start_tokens: if is_complete { 0 } else { start_tokens },
-        is_complete,
-        remaining: (remaining_tokens, remaining_messages),
-    }
+) -> (Option<PromptSection>, Option<PromptSection>) {
+    let (calling, message) = split_calling_reply(message);
+    // Providers accept images in user messages only, and some models accept none.
+    let can_send_images = budget.image_counter.is_some() && message.role == Role::User;
+    let section = PromptSection {
+        message_ids: message.id.into_iter().collect(),
+        tokens: budget.new_tokens.saturating_sub(budget.extra_tokens),
+        images: if can_send_images { message.images } else { Vec::new() },
+        results: message.results,
+        ..PromptSection::from_text(SectionKind::New, message.role, message.text)
+    };
+    (calling, Some(section))
 }
 
 /// Splits off the reply whose calls the message answers. Calls without a result and results without
@@ -443,46 +332,6 @@ fn split_calling_reply(mut message: PromptInput) -> (Option<PromptSection>, Prom
         ..PromptSection::from_text(SectionKind::New, Role::Assistant, calling.text.into())
     };
     (Some(section), message)
-}
-
-impl PromptSection {
-    fn from_text(kind: SectionKind, role: Role, text: Arc<str>) -> Self {
-        Self {
-            kind,
-            role,
-            message_ids: Vec::new(),
-            tokens: 0,
-            score: None,
-            images: Vec::new(),
-            calls: Vec::new(),
-            results: Vec::new(),
-            text,
-        }
-    }
-}
-
-fn project_prompt_section((text, tokens): (Arc<str>, u32)) -> PromptSection {
-    PromptSection { tokens, ..PromptSection::from_text(SectionKind::Project, Role::System, text) }
-}
-
-fn serialize_count<S: Serializer>(
-    images: &[MessageImage],
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u64(images.len() as u64)
-}
-
-/// Tokens of the sections that `includes` selects, with the framing of their messages. Recalled
-/// sections have no framing of their own: they are sent inside the new message.
-fn count_framed_tokens(
-    sections: &[PromptSection],
-    includes: impl Fn(&PromptSection) -> bool,
-) -> u32 {
-    let framed = |section: &PromptSection| match section.kind {
-        SectionKind::Recalled => section.tokens,
-        _ => section.tokens + MESSAGE_TOKEN_OVERHEAD,
-    };
-    sections.iter().filter(|section| includes(section)).map(framed).sum()
 }
 
 impl AssembledPrompt {
@@ -519,11 +368,19 @@ impl AssembledPrompt {
         }
     }
 
+    /// The count to compare with the usage that the provider reports. `None` for prompts with images:
+    /// their tokens are often an upper bound, not a count.
+    pub fn prompt_count(&self) -> Option<PromptCount> {
+        let has_images = self.pieces.iter().any(|section| !section.images.is_empty());
+        let count = || PromptCount { model: self.model.clone(), tokens: self.counted_tokens };
+        (!has_images).then(count)
+    }
+
     /// Counted tokens of all sections but the system prompt and the new message, with their
     /// framing.
     pub fn memory_tokens(&self) -> u32 {
         let is_memory = |kind| !matches!(kind, SectionKind::System | SectionKind::New);
-        count_framed_tokens(&self.pieces, |section| is_memory(section.kind))
+        count_framed_tokens(self.pieces.iter().filter(|section| is_memory(section.kind)))
     }
 
     /// Number of recent and recalled messages in the prompt.

@@ -8,15 +8,13 @@
 use super::image_tokens::{ImageTokenCounter, TokenRange};
 use super::strategies::{self, AvailableTokens, BudgetShares};
 use super::token_ratio::TokenRatio;
-use super::tokens::TokenVocabulary;
 use crate::domain::memory::{MemoryOptions, MemoryStrategy};
-use crate::domain::message;
+use crate::domain::message::MESSAGE_TOKEN_OVERHEAD;
+use crate::domain::model::TokenVocabulary;
 use crate::error::{Error, ErrorKind, Result};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Tokens that the framing of each message takes in addition to its text.
-pub(super) const MESSAGE_TOKEN_OVERHEAD: u32 = message::MESSAGE_TOKEN_OVERHEAD;
 /// Tokens that every prompt takes in addition to its messages: the beginning of the reply.
 pub(super) const PROMPT_TOKEN_OVERHEAD: u32 = 3;
 /// Tokens reserved for the reply if the request does not limit it; small windows reserve a quarter.

@@ -1,54 +1,16 @@
-//! Tokens that images take of a context window, by the rules that vendors publish, and which models
-//! accept no images.
+//! Tokens that images take of a context window, by the rules that vendors publish
+//! ([`ImageTokenRule`]).
 //!
 //! The tokens depend on width and height. A `data:` URL contains both in its first bytes. The size
 //! of a linked image is unknown, so it is budgeted at the most that the model uses for one. No
 //! message is rejected for more than the least that its images take.
 
 use super::token_ratio::TokenRatio;
-use super::tokens::base_name;
 use crate::domain::image::MessageImage;
+use crate::domain::model::{self, ImageTokenRule};
 use base64::Engine;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
-
-/// Name prefixes of models that reject images. All others are assumed to accept them.
-const TEXT_ONLY_MODELS: &[&str] = &[
-    "gpt-3.5",
-    "gpt-4-0314",
-    "gpt-4-0613",
-    "gpt-4-1106",
-    "gpt-4-0125",
-    "gpt-4-32k",
-    "o1-mini",
-    "o1-preview",
-    "o3-mini",
-    "deepseek-chat",
-    "deepseek-reasoner",
-];
-
-/// Rules by prefix of the model name; a prefix is listed before shorter ones that also match.
-/// Source: <https://platform.openai.com/docs/guides/images-vision#calculating-costs>.
-const OPENAI_RULES: &[(&str, ImageTokenRule)] = &[
-    ("gpt-4.1-mini", ImageTokenRule::Patches { hundredths: 162 }),
-    ("gpt-4.1-nano", ImageTokenRule::Patches { hundredths: 246 }),
-    ("gpt-5-mini", ImageTokenRule::Patches { hundredths: 162 }),
-    ("gpt-5-nano", ImageTokenRule::Patches { hundredths: 246 }),
-    ("o4-mini", ImageTokenRule::Patches { hundredths: 172 }),
-    ("gpt-4o-mini", ImageTokenRule::Tiles { base: 2833, tile: 5667 }),
-    ("gpt-4", ImageTokenRule::Tiles { base: 85, tile: 170 }),
-    ("chatgpt-4o", ImageTokenRule::Tiles { base: 85, tile: 170 }),
-    ("gpt-5", ImageTokenRule::Tiles { base: 70, tile: 140 }),
-    ("o1", ImageTokenRule::Tiles { base: 75, tile: 150 }),
-    ("o3", ImageTokenRule::Tiles { base: 75, tile: 150 }),
-];
-
-/// Prefixes of Claude names (after `claude-`) with the lower image resolution of models before Opus
-/// 4.7. Source: <https://platform.claude.com/docs/en/build-with-claude/vision>.
-const LOW_RESOLUTION_CLAUDES: &[&str] = &[
-    "2", "3", "instant", "opus-4-0", "opus-4-1", "opus-4-2", "opus-4-5", "opus-4-6", "sonnet-4",
-    "haiku-4",
-];
 
 /// Lengths of base64 that are searched for an image's size, in this order: usually the size is in
 /// the first bytes, but photographs may have large metadata before it.
@@ -58,24 +20,6 @@ const BASE64_LENIENT: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-
-/// Rule by which a vendor counts images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ImageTokenRule {
-    /// A base, and an amount for each tile of 512 pixels after scaling the image into a square of
-    /// 2,048 pixels and its shorter side to 768. Low detail takes the base alone.
-    Tiles { base: u32, tile: u32 },
-    /// `hundredths` / 100 tokens for each patch of 32 pixels after scaling the image to at most
-    /// 1,536 patches. Low detail scales it into a square of 512 pixels.
-    Patches { hundredths: u32 },
-    /// One token for each 750 pixels after scaling the longer side to `max_side`, at most
-    /// `max_tokens`.
-    Pixels { max_side: u32, max_tokens: u32 },
-    /// Unpublished. Counted like Llama 3.2 Vision, which takes more than most others: 1,601 tokens
-    /// for each of at most four tiles of 560 pixels. Source:
-    /// <https://docs.together.ai/docs/vision-overview>.
-    Unknown,
-}
 
 /// Lower and upper bound of a number of tokens; equal if it is known exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -94,7 +38,7 @@ pub struct ImageTokenCounter {
 impl ImageTokenCounter {
     /// `None` if the model accepts no images.
     pub(super) fn for_model(model: &str, token_ratio: TokenRatio) -> Option<Self> {
-        ImageTokenRule::for_model(model).map(|rule| Self { rule, token_ratio })
+        model::image_token_rule(model).map(|rule| Self { rule, token_ratio })
     }
 
     /// Tokens of these images together.
@@ -117,24 +61,6 @@ impl ImageTokenCounter {
 }
 
 impl ImageTokenRule {
-    fn for_model(model: &str) -> Option<Self> {
-        let name = base_name(model);
-        if name == "gpt-4" || TEXT_ONLY_MODELS.iter().any(|beginning| name.starts_with(beginning)) {
-            return None;
-        }
-        if let Some((_, claude)) = name.split_once("claude-") {
-            let version = claude.replace('.', "-");
-            let is_low_resolution =
-                LOW_RESOLUTION_CLAUDES.iter().any(|prefix| version.starts_with(prefix));
-            return Some(match is_low_resolution {
-                true => Self::Pixels { max_side: 1568, max_tokens: 1600 },
-                false => Self::Pixels { max_side: 2576, max_tokens: 4784 },
-            });
-        }
-        let known = OPENAI_RULES.iter().find(|(prefix, _)| name.starts_with(prefix));
-        Some(known.map_or(Self::Unknown, |(_, rule)| *rule))
-    }
-
     fn count_image(self, image: &MessageImage) -> TokenRange {
         let is_low = image.detail.as_deref() == Some("low");
         match (self, read_image_size(&image.url)) {
@@ -244,16 +170,6 @@ mod tests {
         let TokenRange { min, max } = counter.count_images(std::slice::from_ref(image));
         assert!(min <= max && max <= counter.max_tokens(1), "{model}");
         (min, max)
-    }
-
-    #[test]
-    fn text_only_models_are_known_by_name() {
-        for model in ["gpt-3.5-turbo", "gpt-4", "openai/gpt-4-0613", "o3-mini", "deepseek-chat"] {
-            assert_eq!(ImageTokenRule::for_model(model), None, "{model}");
-        }
-        for model in ["gpt-4o", "gpt-4-turbo", "gpt-4.1-mini", "gpt-5-mini", "o3", "llava"] {
-            assert!(ImageTokenRule::for_model(model).is_some(), "{model}");
-        }
     }
 
     #[test]

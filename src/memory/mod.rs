@@ -9,11 +9,13 @@ mod assemble;
 mod budget;
 mod context_windows;
 mod file_relevance;
+mod history;
 mod image_tokens;
 mod preview;
 mod project;
 pub mod rank;
 mod recall;
+mod sections;
 mod strategies;
 mod summary;
 mod token_ratio;
@@ -22,17 +24,19 @@ mod tool_calls;
 mod window;
 mod window_cut;
 
-pub use assemble::{AssembledPrompt, PromptInput, PromptSection, SectionKind};
+pub use assemble::{AssembledPrompt, PromptInput};
 pub use budget::PromptBudget;
 pub use context_windows::ContextWindows;
 pub use image_tokens::ImageTokenCounter;
 pub use project::ProjectInclusion;
+pub use sections::{PromptSection, SectionKind};
 pub use token_ratio::{PromptCount, TokenRatio};
 pub use tool_calls::CallingReply;
 
 use crate::domain::SessionId;
 use crate::domain::image::MessageImage;
 use crate::domain::memory::{MemoryOptions, MemoryStrategy};
+use crate::domain::model::{self, TokenVocabulary};
 use crate::domain::session::SessionSettings;
 use crate::error::{Error, Result};
 use crate::prompts::PromptTemplates;
@@ -43,7 +47,6 @@ use recall::RecallEngine;
 use std::sync::Arc;
 use std::time::Duration;
 use token_ratio::TokenRatioTracker;
-use tokens::TokenVocabulary;
 
 /// Default time that a turn waits for recall before it continues without recalled messages.
 pub const RECALL_TIMEOUT: Duration = Duration::from_millis(50);
@@ -165,8 +168,7 @@ impl Memory {
 
     /// The context window if it was configured or the model is known.
     pub fn known_context_window(&self, model: &str) -> Option<u32> {
-        self.configured_context_window(model)
-            .or_else(|| context_windows::known_context_window(model))
+        self.configured_context_window(model).or_else(|| model::context_window(model))
     }
 
     fn configured_context_window(&self, model: &str) -> Option<u32> {

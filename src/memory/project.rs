@@ -6,9 +6,11 @@
 //! are chosen; they are still listed in the order of their paths.
 
 use super::Memory;
-use super::budget::{MESSAGE_TOKEN_OVERHEAD, PromptBudget};
+use super::budget::PromptBudget;
 use super::file_relevance::rank_files;
-use super::tokens::{MAX_INLINE_BYTES, TokenVocabulary};
+use super::tokens::MAX_INLINE_BYTES;
+use crate::domain::message::MESSAGE_TOKEN_OVERHEAD;
+use crate::domain::model::TokenVocabulary;
 use crate::domain::project::FileEntry;
 use crate::domain::{FilePath, Principal, Project, ProjectId, Session};
 use crate::error::{Error, ErrorKind, Result};
@@ -30,7 +32,6 @@ const OMITTED_COUNT_TOKENS: u32 = 16;
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ProjectInclusion {
-    /// Id of the project.
     #[schema(value_type = String)]
     pub project_id: ProjectId,
     /// Paths of the files whose content is in the prompt, sorted.

@@ -9,14 +9,15 @@
 //! ([`crate::store::PathSummary`]), so text of another branch never enters it. Messages are not
 //! changed. A prompt without a summary simply omits the section.
 
-use super::budget::{MESSAGE_TOKEN_OVERHEAD, PromptBudget};
+use super::budget::PromptBudget;
 use super::strategies::BudgetShares;
-use super::tokens::TokenVocabulary;
 use super::window_cut;
 use super::{Memory, tokens};
+use crate::domain::message::MESSAGE_TOKEN_OVERHEAD;
+use crate::domain::model::TokenVocabulary;
 use crate::domain::session::SessionSettings;
 use crate::domain::text::truncate_chars;
-use crate::domain::{MessageId, Role, Session};
+use crate::domain::{MessageId, Role, Session, UserId};
 use crate::error::Result;
 use crate::prompts::{SummaryMessage, SummaryPrompt};
 use crate::provider::{Prompt, PromptMessage, TextGenerator};
@@ -169,45 +170,18 @@ impl Memory {
         let (Some(first), Some(last)) = (messages.first(), messages.last()) else {
             return Ok(None);
         };
-        let room = shares
-            .summary
-            .saturating_sub(MESSAGE_TOKEN_OVERHEAD + tokens::count_tokens(SUMMARY_HEADING));
         let so_far = summary.as_ref().map_or("", |summary| summary.text.as_str());
-        let addition = (room / 4).max(1);
-        let rewrite = !so_far.is_empty() && tokens::count_tokens(so_far) + addition > room;
-        let max_tokens = if rewrite { room / 2 } else { addition };
-        let prompt_messages = messages.iter().map(|message| SummaryMessage {
-            day: message.created_at.format_day(),
-            speaker: match message.sender_id == crate::domain::UserId::assistant() {
-                true => message.role.as_str(),
-                false => message.sender_id.as_str(),
-            },
-            text: truncate_chars(&message.content, MAX_MESSAGE_CHARS),
-        });
-        let request = self.prompts.render_summary(&SummaryPrompt {
-            summary: so_far,
-            messages: prompt_messages.collect(),
-            words: max_tokens * 2 / TOKENS_PER_TWO_WORDS,
-            rewrite,
-        })?;
-        let prompt = Prompt {
-            model: model.to_owned(),
-            messages: vec![PromptMessage::from_text(Role::User, request)],
-            // Reasoning models spend output tokens before they answer.
-            max_output_tokens: Some(max_tokens.saturating_mul(2) + 1000),
-            ..Prompt::default()
-        };
+        let step = SummaryStep::new(so_far, shares.summary);
+        let prompt = self.build_summary_prompt(&step, model, messages)?;
         let text = generator.generate_text(&prompt).await?;
         let text = text.trim();
         if text.is_empty() {
             tracing::warn!("summary failed: the model returned no text");
             return Ok(None);
         }
-        let text = match so_far {
-            "" => text.to_owned(),
-            _ if rewrite => text.to_owned(),
-            so_far => format!("{so_far}\n{text}"),
-        };
+        // Models exceed word limits; the stored text keeps to its share in any case.
+        let text = step.apply_reply(text);
+        let text = truncate_to_tokens(&text, step.room, TokenVocabulary::O200k).to_owned();
         // An extended summary still begins where the first one began.
         let (first_message, tokens_before) = match summary {
             Some(summary) => (summary.first_message, summary.tokens_before),
@@ -218,10 +192,71 @@ impl Memory {
             last_message: last.id.clone(),
             tokens_before,
             path_tokens: last.path_tokens,
-            // Models exceed word limits; the stored text keeps to its share in any case.
-            text: truncate_to_tokens(&text, room, TokenVocabulary::O200k).to_owned(),
+            text,
             model: model.to_owned(),
         }))
+    }
+
+    /// The prompt that asks for the summary of these messages.
+    fn build_summary_prompt(
+        &self,
+        step: &SummaryStep<'_>,
+        model: &str,
+        messages: &[HistoryMessage],
+    ) -> Result<Prompt> {
+        let messages = messages.iter().map(|message| SummaryMessage {
+            day: message.created_at.format_day(),
+            speaker: match message.sender_id == UserId::assistant() {
+                true => message.role.as_str(),
+                false => message.sender_id.as_str(),
+            },
+            text: truncate_chars(&message.content, MAX_MESSAGE_CHARS),
+        });
+        let request = self.prompts.render_summary(&SummaryPrompt {
+            summary: step.so_far,
+            messages: messages.collect(),
+            words: step.max_tokens * 2 / TOKENS_PER_TWO_WORDS,
+            rewrite: step.is_rewrite,
+        })?;
+        Ok(Prompt {
+            model: model.to_owned(),
+            messages: vec![PromptMessage::from_text(Role::User, request)],
+            // Reasoning models spend output tokens before they answer.
+            max_output_tokens: Some(step.max_tokens.saturating_mul(2) + 1000),
+            ..Prompt::default()
+        })
+    }
+}
+
+/// How one call changes the summary.
+struct SummaryStep<'a> {
+    /// Empty before the first call.
+    so_far: &'a str,
+    /// Tokens that the changed summary may have.
+    room: u32,
+    /// Tokens to ask the model for.
+    max_tokens: u32,
+    /// Whether the reply replaces the summary so far; otherwise it is appended.
+    is_rewrite: bool,
+}
+
+impl<'a> SummaryStep<'a> {
+    /// `share` are the tokens of the summary's section, its heading and framing included.
+    fn new(so_far: &'a str, share: u32) -> Self {
+        let heading = MESSAGE_TOKEN_OVERHEAD + tokens::count_tokens(SUMMARY_HEADING);
+        let room = share.saturating_sub(heading);
+        let addition = (room / 4).max(1);
+        let is_rewrite = !so_far.is_empty() && tokens::count_tokens(so_far) + addition > room;
+        let max_tokens = if is_rewrite { room / 2 } else { addition };
+        Self { so_far, room, max_tokens, is_rewrite }
+    }
+
+    /// The text of the changed summary.
+    fn apply_reply(&self, reply: &str) -> String {
+        match self.so_far {
+            so_far if !so_far.is_empty() && !self.is_rewrite => format!("{so_far}\n{reply}"),
+            _ => reply.to_owned(),
+        }
     }
 }
 

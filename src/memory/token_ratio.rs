@@ -8,9 +8,8 @@
 //!
 //! Ratios are kept in memory only: each instance learns its own after a start.
 
-use super::assemble::AssembledPrompt;
-use super::{Memory, tokens};
-use crate::domain::Usage;
+use super::Memory;
+use crate::domain::{Usage, model};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::ops::RangeInclusive;
@@ -65,24 +64,16 @@ impl TokenRatio {
 /// The count of a prompt, to be compared with the usage that its provider reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PromptCount {
-    model: String,
-    tokens: u32,
-}
-
-impl AssembledPrompt {
-    /// `None` for prompts with images: their tokens are often an upper bound, not a count.
-    pub fn prompt_count(&self) -> Option<PromptCount> {
-        let has_images = self.pieces.iter().any(|section| !section.images.is_empty());
-        let count = || PromptCount { model: self.model.clone(), tokens: self.counted_tokens };
-        (!has_images).then(count)
-    }
+    pub(super) model: String,
+    /// Counted tokens of the whole prompt.
+    pub(super) tokens: u32,
 }
 
 impl Memory {
     /// Updates the model's ratio from the usage that the provider reported for this prompt. Ignores
     /// estimated usage and models whose vocabulary is known.
     pub fn record_prompt_count(&self, counted: &PromptCount, reported: Usage) {
-        if reported.estimated || tokens::has_exact_vocabulary(&counted.model) {
+        if reported.estimated || model::vocabulary(&counted.model).is_some() {
             return;
         }
         let Some(changed) = self.token_ratios.record_report(counted, reported) else { return };

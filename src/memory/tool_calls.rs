@@ -3,9 +3,9 @@
 //! Invariant: a call is sent with its result or not at all, and so is a result. Providers reject
 //! prompts that contain one without the other.
 
-use super::budget::MESSAGE_TOKEN_OVERHEAD;
 use super::window::WindowMessage;
 use super::{Memory, tokens};
+use crate::domain::message::MESSAGE_TOKEN_OVERHEAD;
 use crate::domain::session::SessionSettings;
 use crate::domain::tool::{self, ToolCall, ToolResult};
 use crate::domain::{MessageId, Role, Session};

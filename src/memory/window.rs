@@ -1,10 +1,10 @@
 //! The window: messages at the end of the path that the prompt contains verbatim, with their
 //! images.
 
-use super::budget::MESSAGE_TOKEN_OVERHEAD;
 use super::image_tokens::ImageTokenCounter;
 use crate::domain::attachment::render_text_and_images;
 use crate::domain::image::MessageImage;
+use crate::domain::message::MESSAGE_TOKEN_OVERHEAD;
 use crate::domain::tool::{self, ToolCall, ToolResult};
 use crate::domain::{MessageId, Role};
 use crate::store::HistoryMessage;

@@ -3,7 +3,7 @@
 //!
 //! Protocol: <https://platform.openai.com/docs/api-reference/embeddings/create>.
 
-use super::{ProviderError, ProviderErrorKind};
+use super::{ProviderError, ProviderErrorKind, http};
 use async_trait::async_trait;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use serde::{Deserialize, Serialize};
@@ -53,22 +53,10 @@ impl OpenAiEmbedder {
     /// is invalid or the key cannot be sent in a header.
     pub fn new(base_url: &str, model: &str, key: Option<&str>) -> Result<Self, String> {
         let base_url = base_url.trim_end_matches('/');
-        let parsed = reqwest::Url::parse(base_url)
-            .map_err(|error| format!("ECHOIC_EMBEDDINGS_URL is not a valid URL: {error}"))?;
-        if !matches!(parsed.scheme(), "http" | "https") {
-            return Err("ECHOIC_EMBEDDINGS_URL must begin with http:// or https://".to_owned());
-        }
-        let bearer = |key: &str| HeaderValue::from_str(&format!("Bearer {key}"));
-        let authorization = key
-            .map(bearer)
-            .transpose()
-            .map_err(|_| "ECHOIC_EMBEDDINGS_KEY must be visible ASCII characters")?;
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("echoic/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(10))
-            .timeout(REQUEST_TIMEOUT)
-            .build()
-            .map_err(|error| error.to_string())?;
+        http::parse_base_url("ECHOIC_EMBEDDINGS_URL", base_url)?;
+        let authorization = http::encode_bearer("ECHOIC_EMBEDDINGS_KEY", key)?;
+        let client = http::client_builder().timeout(REQUEST_TIMEOUT);
+        let http = client.build().map_err(|error| error.to_string())?;
         // The full URL of the endpoint is accepted, too.
         let url = match base_url.ends_with("/embeddings") {
             true => base_url.to_owned(),

@@ -5,6 +5,7 @@ use crate::images::png;
 use echoic::domain::content::MessageBody;
 use echoic::domain::memory::{MemoryOptions, MemoryStrategy as Way, STRATEGY_NAMES};
 use echoic::domain::message::MessageParts;
+use echoic::domain::model::TokenVocabulary;
 use echoic::domain::project::GenerationStatus;
 use echoic::domain::session::{SessionSettings, SessionStatus};
 use echoic::domain::{
@@ -12,7 +13,7 @@ use echoic::domain::{
     UserId,
 };
 use echoic::error::ErrorKind;
-use echoic::memory::tokens::{self, TokenVocabulary};
+use echoic::memory::tokens;
 use echoic::memory::{
     AssembledPrompt, Memory, MemoryDefaults, PlanInput, PromptInput, PromptSection, SectionKind,
 };

@@ -13,7 +13,7 @@ mod semantic;
 pub(super) use render::RecalledMessage;
 
 use super::rank::{QuantizedVector, blend_scores, score_passages};
-use super::tokens::TokenVocabulary;
+use crate::domain::model::TokenVocabulary;
 use crate::domain::text::truncate_chars;
 use crate::domain::{MessageId, Session, SessionId, Timestamp};
 use crate::error::{Error, Result};

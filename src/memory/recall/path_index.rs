@@ -5,10 +5,10 @@
 //! switch to another branch reads that branch back to the fork. Only an empty index reads the full
 //! path.
 
+use crate::domain::model::TokenVocabulary;
 use crate::domain::{MessageId, Role, Session, SessionId, Timestamp, UserId};
 use crate::error::{Error, Result};
 use crate::memory::rank::{PassageIndex, QuantizedVector, Utterance};
-use crate::memory::tokens::TokenVocabulary;
 use crate::store::{HistoryLimits, HistoryMessage, Store};
 use std::ops::Range;
 

@@ -5,8 +5,8 @@
 //! across such a boundary, so the tokens of lines add up and each line is counted once.
 
 use super::path_index::PathIndex;
+use crate::domain::model::TokenVocabulary;
 use crate::domain::{MessageId, Timestamp};
-use crate::memory::tokens::TokenVocabulary;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Last line of the recalled text; the new message's own text follows.
@@ -36,47 +36,17 @@ pub(super) fn select_within_budget(
 ) -> Vec<RecalledMessage> {
     let opening = format_opening(now);
     let frame = vocabulary.count_tokens(&opening) + vocabulary.count_tokens(CLOSING_LINE);
-    let Some(mut left) = available.checked_sub(frame) else { return Vec::new() };
-    // Days whose line is already paid for, and the tokens of each day's line.
-    let mut days: BTreeSet<i64> = BTreeSet::new();
-    let mut day_line_tokens: BTreeMap<i64, u32> = BTreeMap::new();
+    let Some(left) = available.checked_sub(frame) else { return Vec::new() };
+    let mut selection = PassageSelection::new(left, vocabulary);
     let mut misses = 0;
-    let mut selected: BTreeMap<u32, SelectedMessage> = BTreeMap::new();
     for (passage, score) in ranked {
-        if left < MIN_LINE_TOKENS || misses == MAX_CONSECUTIVE_MISSES {
+        if selection.left < MIN_LINE_TOKENS || misses == MAX_CONSECUTIVE_MISSES {
             break;
         }
-        let message = path.index.passages()[*passage as usize].message_index;
-        let day = path.messages[message as usize].day;
-        let for_day = match days.contains(&day) {
-            true => 0,
-            false => *day_line_tokens
-                .entry(day)
-                .or_insert_with(|| vocabulary.count_tokens(&format_day_line(day))),
-        };
-        let before = selected.get(&message).map_or(0, |selected| selected.tokens);
-        // All selected passages of a message share one line, so a further passage costs the
-        // difference between the two lines.
-        let (passages, tokens) = match selected.get(&message) {
-            None => (vec![*passage], path.count_line_tokens(*passage, vocabulary)),
-            Some(selected) => {
-                let mut passages = selected.passages.clone();
-                passages.push(*passage);
-                passages.sort_unstable();
-                let tokens = vocabulary.count_tokens(&path.render_line(&passages));
-                (passages, tokens)
-            }
-        };
-        let Some(rest) = left.checked_sub(tokens.saturating_sub(before) + for_day) else {
-            misses += 1;
-            continue;
-        };
-        left = rest;
-        misses = 0;
-        days.insert(day);
-        let score = selected.get(&message).map_or(*score, |selected| selected.score.max(*score));
-        selected.insert(message, SelectedMessage { passages, tokens, score });
+        let is_added = selection.try_add(path, *passage, *score);
+        misses = if is_added { 0 } else { misses + 1 };
     }
+    let mut selected = selection.messages;
     loop {
         let messages = render_messages(path, &selected, &opening, vocabulary);
         if messages.iter().map(|message| message.tokens).sum::<u32>() <= available {
@@ -106,6 +76,69 @@ struct SelectedMessage {
     passages: Vec<u32>,
     tokens: u32,
     score: f32,
+}
+
+/// Passages selected within a budget.
+struct PassageSelection {
+    vocabulary: TokenVocabulary,
+    /// Tokens that further lines may take.
+    left: u32,
+    /// Days whose line is already paid for.
+    days: BTreeSet<i64>,
+    /// Tokens of the lines of these and other days.
+    day_line_tokens: BTreeMap<i64, u32>,
+    /// By index on the path.
+    messages: BTreeMap<u32, SelectedMessage>,
+}
+
+impl PassageSelection {
+    fn new(left: u32, vocabulary: TokenVocabulary) -> Self {
+        Self {
+            vocabulary,
+            left,
+            days: BTreeSet::new(),
+            day_line_tokens: BTreeMap::new(),
+            messages: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a passage and pays for it. Returns `false` if it does not fit.
+    fn try_add(&mut self, path: &mut PathIndex, passage: u32, score: f32) -> bool {
+        let message = path.index.passages()[passage as usize].message_index;
+        let day = path.messages[message as usize].day;
+        let for_day = self.unpaid_day_tokens(day);
+        // All selected passages of a message share one line, so a further passage costs the
+        // difference between the two lines.
+        let (before, extended) = match self.messages.get(&message) {
+            None => {
+                let tokens = path.count_line_tokens(passage, self.vocabulary);
+                (0, SelectedMessage { passages: vec![passage], tokens, score })
+            }
+            Some(selected) => {
+                let mut passages = selected.passages.clone();
+                passages.push(passage);
+                passages.sort_unstable();
+                let tokens = self.vocabulary.count_tokens(&path.render_line(&passages));
+                let score = selected.score.max(score);
+                (selected.tokens, SelectedMessage { passages, tokens, score })
+            }
+        };
+        let cost = extended.tokens.saturating_sub(before) + for_day;
+        let Some(left) = self.left.checked_sub(cost) else { return false };
+        self.left = left;
+        self.days.insert(day);
+        self.messages.insert(message, extended);
+        true
+    }
+
+    /// Tokens of a day's line; 0 if the selection has it already.
+    fn unpaid_day_tokens(&mut self, day: i64) -> u32 {
+        if self.days.contains(&day) {
+            return 0;
+        }
+        let count = || self.vocabulary.count_tokens(&format_day_line(day));
+        *self.day_line_tokens.entry(day).or_insert_with(count)
+    }
 }
 
 fn render_messages(

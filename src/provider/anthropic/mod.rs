@@ -4,7 +4,6 @@
 //! Protocol: <https://platform.claude.com/docs/en/api/messages>, streams
 //! <https://platform.claude.com/docs/en/build-with-claude/streaming>.
 
-mod model_limits;
 mod reply;
 mod request;
 mod tools;
@@ -42,16 +41,8 @@ impl AnthropicProvider {
         let base_url = base_url.trim_end_matches('/');
         let base_url = base_url.strip_suffix("/v1").unwrap_or(base_url);
         http::parse_base_url("ANTHROPIC_BASE_URL", base_url)?;
-        let header = |key: &str| {
-            let mut value = HeaderValue::from_str(key)?;
-            // Sensitive headers are hidden in debug output.
-            value.set_sensitive(true);
-            Ok::<_, reqwest::header::InvalidHeaderValue>(value)
-        };
-        let authorization = key
-            .map(header)
-            .transpose()
-            .map_err(|_| "ANTHROPIC_API_KEY must be visible ASCII characters")?;
+        let authorization =
+            key.map(|key| http::encode_key_header("ANTHROPIC_API_KEY", key)).transpose()?;
         Ok(Self {
             http: http::build_client()?,
             messages_url: format!("{base_url}/v1/messages"),

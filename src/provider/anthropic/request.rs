@@ -4,11 +4,11 @@
 //! required, the first message must be a user's, text must not be empty, and the request marks the
 //! positions up to which the prompt is cached.
 
-use super::model_limits;
 use super::tools::{self, AnthropicTool, AnthropicToolChoice};
 use crate::domain::Role;
 use crate::domain::extra_params::ExtraParams;
 use crate::domain::image::MessageImage;
+use crate::domain::model;
 use crate::provider::{Prompt, PromptMessage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -17,6 +17,8 @@ use std::borrow::Cow;
 
 /// First message of a conversation whose window begins with a reply.
 const EARLIER_PLACEHOLDER: &str = "(The conversation began before this.)";
+/// `max_tokens` for models of which no limit is known: other vendors' behind this API.
+const DEFAULT_MAX_OUTPUT_TOKENS: u32 = 8_192;
 /// Image types that the API accepts.
 const IMAGE_MEDIA_TYPES: &[&str] = &["image/jpeg", "image/png", "image/gif", "image/webp"];
 
@@ -140,15 +142,16 @@ pub(super) fn encode_request(prompt: &Prompt) -> Vec<u8> {
     let is_system = |message: &&PromptMessage| message.role == Role::System;
     let system = prompt.messages.iter().take_while(is_system).count();
     let (system, conversation) = prompt.messages.split_at(system);
-    let effort = parse_effort(&prompt.extra_params)
-        .filter(|_| model_limits::supports_adaptive_thinking(&prompt.model));
+    let effort =
+        parse_effort(&prompt.extra_params).filter(|_| model::thinks_adaptively(&prompt.model));
     let thinking = effort.filter(|_| can_think(conversation));
     let has_sampling = thinking.is_none();
     let request = AnthropicRequest {
         model: &prompt.model,
         max_tokens: prompt
             .max_output_tokens
-            .unwrap_or_else(|| model_limits::max_output_tokens(&prompt.model)),
+            .or_else(|| model::max_output_tokens(&prompt.model))
+            .unwrap_or(DEFAULT_MAX_OUTPUT_TOKENS),
         system: build_system_blocks(system),
         messages: build_messages(conversation),
         stream: true,

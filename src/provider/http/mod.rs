@@ -13,19 +13,24 @@ pub(super) use reply::{StreamParser, open_reply_stream};
 use super::{ProviderError, ProviderErrorKind};
 use crate::domain::text::truncate_chars;
 use futures::StreamExt;
-use reqwest::header::HeaderMap;
+use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
-use reqwest::{Client, Url};
+use reqwest::{Client, ClientBuilder, Url};
 use std::time::Duration;
 
 /// Upper bound of a body that is not streamed.
 const MAX_BODY_BYTES: usize = 4 << 20;
 
-/// Builds a client with a connection pool of its own.
-pub(super) fn build_client() -> Result<Client, String> {
+/// Settings of every client.
+pub(super) fn client_builder() -> ClientBuilder {
     Client::builder()
         .user_agent(concat!("echoic/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(Duration::from_secs(10))
+}
+
+/// Builds a client for model calls, with a connection pool of its own.
+pub(super) fn build_client() -> Result<Client, String> {
+    client_builder()
         .tcp_nodelay(true)
         // A redirect would carry an API key to another host.
         .redirect(Policy::none())
@@ -42,6 +47,23 @@ pub(super) fn parse_base_url(variable: &str, text: &str) -> Result<Url, String> 
         return Ok(parsed);
     }
     Err(format!("{variable} must begin with http:// or https://"))
+}
+
+/// The header value that carries a key, hidden in debug output. The error message names the
+/// variable that the key comes from.
+pub(super) fn encode_key_header(variable: &str, value: &str) -> Result<HeaderValue, String> {
+    let mut header = HeaderValue::from_str(value)
+        .map_err(|_| format!("{variable} must be visible ASCII characters"))?;
+    header.set_sensitive(true);
+    Ok(header)
+}
+
+/// The value of `authorization` for a key; `None` without a key.
+pub(super) fn encode_bearer(
+    variable: &str,
+    key: Option<&str>,
+) -> Result<Option<HeaderValue>, String> {
+    key.map(|key| encode_key_header(variable, &format!("Bearer {key}"))).transpose()
 }
 
 /// Delay that the endpoint asks for: `retry-after-ms`, or `retry-after` in seconds or as a date.
@@ -90,7 +112,7 @@ fn sanitize_message(text: &str, key: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reqwest::header::{HeaderName, HeaderValue};
+    use reqwest::header::HeaderName;
 
     fn delay_millis(headers: &[(&'static str, &str)]) -> Option<u128> {
         let headers = headers.iter().map(|(name, value)| {

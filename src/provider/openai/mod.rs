@@ -46,11 +46,7 @@ impl OpenAiProvider {
     pub fn new(base_url: &str, key: Option<&str>) -> Result<Self, String> {
         let base_url = base_url.trim_end_matches('/');
         let parsed = http::parse_base_url("OPENAI_BASE_URL", base_url)?;
-        let bearer = |key: &str| HeaderValue::from_str(&format!("Bearer {key}"));
-        let authorization = key
-            .map(bearer)
-            .transpose()
-            .map_err(|_| "OPENAI_API_KEY must be visible ASCII characters")?;
+        let authorization = http::encode_bearer("OPENAI_API_KEY", key)?;
         let http = http::build_client()?;
         let config =
             OpenAIConfig::new().with_api_base(base_url).with_api_key(key.unwrap_or_default());
