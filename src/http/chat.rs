@@ -1,7 +1,7 @@
 //! `POST /api/chat`: takes a message and streams the reply.
 
 use super::ApiState;
-use super::auth_middleware::{TurnAdmission, audit_session};
+use super::auth_middleware::{SessionAudit, TurnAdmission};
 use super::body::{RawChatBody, parse_json};
 use super::envelope::{ApiResult, ErrorResponse};
 use super::extract::{CurrentUser, NoQueryParams, read_idempotency_key};
@@ -169,6 +169,7 @@ pub(super) async fn send_message(
     _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
     TurnAdmission(caller_status): TurnAdmission,
+    audit: SessionAudit,
     headers: HeaderMap,
     RawChatBody(bytes): RawChatBody,
 ) -> ApiResult<Response> {
@@ -183,8 +184,7 @@ pub(super) async fn send_message(
         });
         read.await.map_err(Error::internal)??
     };
-    // The session is named in the body, so the middleware could not write the audit line.
-    audit_session(&turn.principal, "/api/chat", turn.session.id());
+    audit.record(turn.session.id());
     let turn = TurnRequest { idempotency_key: key, caller_status, ..turn };
     Ok(sse::stream_turn_reply(api.chat.start_turn(turn).await?, api.heartbeat))
 }

@@ -2,7 +2,7 @@
 //! calling a model.
 
 use super::ApiState;
-use super::auth_middleware::audit_session;
+use super::auth_middleware::SessionAudit;
 use super::body::{RawJsonBody, parse_json};
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
 use super::extract::{CurrentUser, MessagePath, NoQueryParams, SessionPath, read_idempotency_key};
@@ -221,6 +221,7 @@ pub(super) async fn create_message(
     State(api): State<ApiState>,
     _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
+    audit: SessionAudit,
     headers: HeaderMap,
     RawJsonBody(raw): RawJsonBody,
 ) -> ApiResult<(StatusCode, Json<Envelope<CreateMessageResponse>>)> {
@@ -254,8 +255,7 @@ pub(super) async fn create_message(
             reply: ReplyFields::default(),
         },
     };
-    // The session is named in the body, so the middleware could not write the audit line.
-    audit_session(&principal, "/api/chat-messages", &post.session_id);
+    audit.record(&post.session_id);
     let (message, session) = api.chat.post_message(&principal, post).await?;
     Ok((
         StatusCode::CREATED,

@@ -29,6 +29,7 @@ mod query;
 mod rate_limit;
 mod render;
 mod request_id;
+mod route_policy;
 mod router;
 mod search;
 mod security_headers;
@@ -40,11 +41,10 @@ mod ui_message;
 mod usage;
 mod v1;
 
-pub use auth_middleware::public_routes;
 pub use connection::TimeoutListener;
 pub use origin::AllowedHosts;
 pub use rate_limit::RequestRateLimiter;
-pub use router::{build_router, openapi_document};
+pub use router::{build_router, openapi_document, route_policies};
 pub use serve::{ReadTimeouts, serve};
 
 use crate::auth::Authenticator;

@@ -7,7 +7,7 @@ use crate::chat::{CallerStatus, Passthrough, Prompt, RawResponse, ReplyStream, T
 use crate::domain::{Principal, SessionId};
 use crate::error::{Error, Result};
 use crate::http::ApiState;
-use crate::http::auth_middleware::{CurrentUser, TurnAdmission, audit_session};
+use crate::http::auth_middleware::{CurrentUser, SessionAudit, TurnAdmission};
 use crate::http::body::RawChatBody;
 use crate::http::envelope::ApiResult;
 use crate::http::extract::{NoQueryParams, derive_retry_key, read_idempotency_key};
@@ -69,6 +69,7 @@ pub(in crate::http) async fn create_chat_completion(
     _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
     TurnAdmission(caller_status): TurnAdmission,
+    audit: SessionAudit,
     headers: HeaderMap,
     RawChatBody(bytes): RawChatBody,
 ) -> ApiResult<Response> {
@@ -83,7 +84,7 @@ pub(in crate::http) async fn create_chat_completion(
     };
     match target {
         CompletionTarget::Turn(turn) => {
-            audit_session(&principal, "/v1/chat/completions", turn.session.id());
+            audit.record(turn.session.id());
             let reply = api.chat.stream_turn(TurnRequest { caller_status, ..*turn }).await?;
             let session = reply.session_id.as_ref().map(|id| HeaderValue::from_str(id.as_str()));
             let result = respond_with_completion(&api, reply, options).await;

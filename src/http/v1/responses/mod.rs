@@ -21,7 +21,7 @@ use crate::domain::principal::AccessLevel;
 use crate::domain::{FieldError, MessageId, Principal, SessionId, TurnId, tool};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::ApiState;
-use crate::http::auth_middleware::{TurnAdmission, audit_session};
+use crate::http::auth_middleware::{SessionAudit, TurnAdmission};
 use crate::http::body::RawChatBody;
 use crate::http::envelope::ApiResult;
 use crate::http::extract::{CurrentUser, NoQueryParams, derive_retry_key, read_idempotency_key};
@@ -67,6 +67,7 @@ pub(in crate::http) async fn create_response(
     _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
     TurnAdmission(caller_status): TurnAdmission,
+    audit: SessionAudit,
     headers: HeaderMap,
     RawChatBody(bytes): RawChatBody,
 ) -> ApiResult<Response> {
@@ -95,10 +96,11 @@ pub(in crate::http) async fn create_response(
     }
     // A turn of a conversation is always stored; there `store` concerns the response object only.
     if !request.is_stored && !matches!(request.parent, ResponseParent::Conversation(_)) {
-        return create_unstored(&api, &principal, caller_status, request.with_input(input)).await;
+        let request = request.with_input(input);
+        return create_unstored(&api, &principal, caller_status, &audit, request).await;
     }
     let (session, reply) = resolve_target(&api, &principal, &request.parent).await?;
-    audit_session(&principal, "/v1/responses", session.id());
+    audit.record(session.id());
     let may_be_retry = key.retry_window != RetryWindow::Disabled;
     let input =
         resolve_outputs(&api, &principal, input, &session, reply.as_ref(), may_be_retry).await?;
@@ -254,13 +256,14 @@ async fn create_unstored(
     api: &ApiState,
     principal: &Principal,
     caller_status: CallerStatus,
+    audit: &SessionAudit,
     request: CreateResponseRequest,
 ) -> ApiResult<Response> {
     let call = api.chat.begin_metered_call(principal, caller_status).await?;
     let prompt = match &request.parent {
         ResponseParent::PreviousResponse(turn) => {
             let (session, response) = find_previous_response(api, principal, turn).await?;
-            audit_session(principal, "/v1/responses", &session);
+            audit.record(&session);
             let session =
                 api.store.get_session(principal, &session, AccessLevel::Participant).await?;
             request.build_prompt_after(api, &session, &response.reply_id).await?
