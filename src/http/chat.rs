@@ -4,7 +4,8 @@ use super::ApiState;
 use super::auth_middleware::{SessionAudit, TurnAdmission};
 use super::body::{RawChatBody, parse_json};
 use super::envelope::{ApiResult, ErrorResponse};
-use super::extract::{CurrentUser, NoQueryParams, read_idempotency_key};
+use super::extract::{CurrentUser, NoQueryParams};
+use super::idempotency::{IdempotencyScope, read_idempotency_key};
 use super::messages::parse_parent;
 use super::{sse, ui_message};
 use crate::chat::{CallerStatus, TurnIntent, TurnRequest};
@@ -174,7 +175,7 @@ pub(super) async fn send_message(
     RawChatBody(bytes): RawChatBody,
 ) -> ApiResult<Response> {
     // The fingerprint is taken of the raw bytes, before anything is parsed.
-    let key = read_idempotency_key(&headers, "POST /api/chat", &bytes)?;
+    let key = read_idempotency_key(&headers, IdempotencyScope::Chat, &bytes)?;
     let turn = if bytes.len() <= INLINE_PARSE_LIMIT {
         build_turn_request(&api, principal, parse_json(&bytes)?)?
     } else {

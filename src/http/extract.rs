@@ -1,4 +1,4 @@
-//! Extractors and parsers for everything but the body: the caller, path parameters and headers.
+//! Extractors and parsers for everything but the body: the caller, path parameters and ETags.
 
 pub(super) use super::auth_middleware::CurrentUser;
 
@@ -6,14 +6,10 @@ use super::ApiState;
 use super::query::QueryParams;
 use crate::domain::{FieldError, FilePath, MessageId, ProjectId, SessionId};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{IdempotencyKey, RetryWindow};
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::HeaderMap;
 use axum::http::header::IF_MATCH;
 use axum::http::request::Parts;
-use sha2::{Digest, Sha256};
-
-const MAX_IDEMPOTENCY_KEY_LEN: usize = 256;
 
 /// `{sessionId}` of the path.
 pub(super) struct SessionPath(pub(super) SessionId);
@@ -106,53 +102,6 @@ pub(super) fn parse_if_match(headers: &HeaderMap) -> Result<Vec<u32>> {
     let version = |tag: &str| tag.trim().trim_start_matches("W/").trim_matches('"').parse().ok();
     let versions: Option<_> = text.split(',').map(version).collect();
     versions.ok_or_else(|| Error::invalid_field("If-Match", "must be ETags, such as \"3\""))
-}
-
-/// Reads `Idempotency-Key`. A digest of `body` is its fingerprint, so that the key cannot be reused
-/// for another request.
-pub(super) fn read_idempotency_key(
-    headers: &HeaderMap,
-    route: &'static str,
-    body: &[u8],
-) -> Result<Option<IdempotencyKey>> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
-    match value.to_str() {
-        Ok(key) if (1..=MAX_IDEMPOTENCY_KEY_LEN).contains(&key.len()) => Ok(Some(IdempotencyKey {
-            route,
-            key: key.to_owned(),
-            fingerprint: hex_digest(body),
-            retry_window: RetryWindow::Full,
-        })),
-        _ => Err(Error::invalid_field(
-            "Idempotency-Key",
-            "must be 1 to 256 visible ASCII characters",
-        )),
-    }
-}
-
-/// Derives an idempotency key from the content of a request. OpenAI's libraries send no key of
-/// their own when they retry, but the same body and a retry count.
-pub(super) fn derive_retry_key(
-    headers: &HeaderMap,
-    route: &'static str,
-    content: &[u8],
-) -> IdempotencyKey {
-    let count = headers.get("x-stainless-retry-count").and_then(|count| count.to_str().ok());
-    let is_retry = count.and_then(|count| count.parse().ok()).is_some_and(|count: u32| count > 0);
-    // The key of a first attempt is recorded but not looked up: a user may well send the same text
-    // twice on purpose.
-    let retry_window = if is_retry { RetryWindow::Short } else { RetryWindow::Disabled };
-    IdempotencyKey {
-        route,
-        key: hex_digest(content),
-        // The key itself is the digest of the content.
-        fingerprint: String::new(),
-        retry_window,
-    }
-}
-
-fn hex_digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Refuses a query string, on routes that have no parameters.

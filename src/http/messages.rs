@@ -5,7 +5,8 @@ use super::ApiState;
 use super::auth_middleware::SessionAudit;
 use super::body::{RawJsonBody, parse_json};
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
-use super::extract::{CurrentUser, MessagePath, NoQueryParams, SessionPath, read_idempotency_key};
+use super::extract::{CurrentUser, MessagePath, NoQueryParams, SessionPath};
+use super::idempotency::{IdempotencyScope, read_idempotency_key};
 use super::query::QueryParams;
 use super::ui_message::{UiMessage, to_ui_messages};
 use crate::clock;
@@ -239,7 +240,7 @@ pub(super) async fn create_message(
         session_id,
         now,
         parent: parse_parent(body.parent_id)?,
-        idempotency_key: read_idempotency_key(&headers, "POST /api/chat-messages", &raw)?,
+        idempotency_key: read_idempotency_key(&headers, IdempotencyScope::ChatMessage, &raw)?,
         message: NewMessage {
             id: MessageId::generate(),
             client_message_id: body

@@ -15,6 +15,7 @@ mod events;
 mod export;
 mod extract;
 mod health;
+mod idempotency;
 mod import;
 mod me;
 mod memory_preview;

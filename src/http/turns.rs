@@ -5,7 +5,8 @@ use super::auth_middleware::TurnAdmission;
 use super::body::{OptionalJsonBody, parse_json};
 use super::chat::{BusyAction, parse_message_id};
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
-use super::extract::{CurrentUser, NoQueryParams, SessionPath, read_idempotency_key};
+use super::extract::{CurrentUser, NoQueryParams, SessionPath};
+use super::idempotency::{IdempotencyScope, read_idempotency_key};
 use super::query::QueryParams;
 use super::sse;
 use crate::chat::{StreamCursor, TurnIntent, TurnRequest};
@@ -145,7 +146,7 @@ pub(super) async fn regenerate_reply(
 ) -> ApiResult<Response> {
     let body: RegenerateReplyRequest =
         bytes.as_deref().map(parse_json).transpose()?.unwrap_or_default();
-    // The session is part of the fingerprint, because the key's scope is the route template.
+    // The session is part of the fingerprint, because the key's scope covers all sessions.
     let content = [session.as_str().as_bytes(), bytes.as_deref().unwrap_or_default()].concat();
     let settings = SessionSettings {
         model: body.model,
@@ -165,7 +166,7 @@ pub(super) async fn regenerate_reply(
         intent: TurnIntent::Regenerate { reply_id: parse_message_id(body.message_id)? },
         settings,
         on_busy: body.on_busy.into(),
-        idempotency_key: read_idempotency_key(&headers, "POST /api/chat/:id/regenerate", &content)?,
+        idempotency_key: read_idempotency_key(&headers, IdempotencyScope::Regenerate, &content)?,
         caller_status,
     };
     Ok(sse::stream_turn_reply(api.chat.start_turn(turn).await?, api.heartbeat))

@@ -10,7 +10,8 @@ use crate::http::ApiState;
 use crate::http::auth_middleware::{CurrentUser, SessionAudit, TurnAdmission};
 use crate::http::body::RawChatBody;
 use crate::http::envelope::ApiResult;
-use crate::http::extract::{NoQueryParams, derive_retry_key, read_idempotency_key};
+use crate::http::extract::NoQueryParams;
+use crate::http::idempotency::{IdempotencyScope, derive_retry_key, read_idempotency_key};
 use crate::http::sse;
 use crate::store::{OnBusy, SessionTarget};
 use axum::Json;
@@ -23,7 +24,6 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tokio::task::spawn_blocking;
 
-const ROUTE: &str = "POST /v1/chat/completions";
 /// Longer bodies are parsed on a blocking thread.
 const INLINE_PARSE_LIMIT: usize = 256 << 10;
 
@@ -137,10 +137,11 @@ fn parse_completion_request(
         ));
     };
     request.check_supported()?;
-    let idempotency = match read_idempotency_key(headers, ROUTE, bytes)? {
+    let scope = IdempotencyScope::ChatCompletion;
+    let idempotency = match read_idempotency_key(headers, scope, bytes)? {
         Some(key) => key,
         None => {
-            derive_retry_key(headers, ROUTE, &[session.as_str().as_bytes(), b"\n", bytes].concat())
+            derive_retry_key(headers, scope, &[session.as_str().as_bytes(), b"\n", bytes].concat())
         }
     };
     let turn = TurnRequest {

@@ -16,7 +16,8 @@ use crate::error::{Error, Result};
 use crate::http::ApiState;
 use crate::http::body::{RawChatBody, parse_json};
 use crate::http::envelope::ApiResult;
-use crate::http::extract::{CurrentUser, NoQueryParams, derive_retry_key};
+use crate::http::extract::{CurrentUser, NoQueryParams};
+use crate::http::idempotency::{IdempotencyScope, derive_retry_key};
 use crate::http::query::QueryParams;
 use crate::memory::tokens;
 use crate::store::{MessageParent, MessageQuery, NewMessage, PostMessage};
@@ -85,7 +86,7 @@ pub(super) async fn store_items(
             parent: MessageParent::Head,
             idempotency_key: Some(derive_retry_key(
                 headers,
-                "POST /v1/conversations/:id/items",
+                IdempotencyScope::ConversationItem,
                 content.as_bytes(),
             )),
             message: NewMessage {

@@ -24,7 +24,8 @@ use crate::http::ApiState;
 use crate::http::auth_middleware::{SessionAudit, TurnAdmission};
 use crate::http::body::RawChatBody;
 use crate::http::envelope::ApiResult;
-use crate::http::extract::{CurrentUser, NoQueryParams, derive_retry_key, read_idempotency_key};
+use crate::http::extract::{CurrentUser, NoQueryParams};
+use crate::http::idempotency::{IdempotencyScope, derive_retry_key, read_idempotency_key};
 use crate::http::query::QueryParams;
 use crate::http::sse;
 use crate::store::{MessageQuery, OnBusy, RetryWindow, SessionTarget, StoredResponse};
@@ -42,7 +43,6 @@ use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 
 const RESPONSE_PREFIX: &str = "resp_";
-const ROUTE: &str = "POST /v1/responses";
 /// Longer bodies are parsed on a blocking thread.
 const INLINE_PARSE_LIMIT: usize = 256 << 10;
 
@@ -71,9 +71,10 @@ pub(in crate::http) async fn create_response(
     headers: HeaderMap,
     RawChatBody(bytes): RawChatBody,
 ) -> ApiResult<Response> {
-    let key = match read_idempotency_key(&headers, ROUTE, &bytes)? {
+    let scope = IdempotencyScope::Response;
+    let key = match read_idempotency_key(&headers, scope, &bytes)? {
         Some(key) => key,
-        None => derive_retry_key(&headers, ROUTE, &bytes),
+        None => derive_retry_key(&headers, scope, &bytes),
     };
     let mut request = if bytes.len() <= INLINE_PARSE_LIMIT {
         CreateResponseRequest::parse(&api, &bytes)?
