@@ -47,6 +47,7 @@ pub(super) async fn authenticate(
 ) -> Response {
     let (mut parts, body) = request.into_parts();
     let policy = policies.find(&parts.method, matched_route(&parts));
+    parts.extensions.insert(policy);
     if policy.access == Access::Public {
         return next.run(Request::from_parts(parts, body)).await;
     }

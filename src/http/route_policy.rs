@@ -9,7 +9,8 @@ use axum::http::Method;
 use axum::routing::MethodRouter;
 use std::collections::BTreeMap;
 use std::fmt;
-use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
 /// The credentials that a route requires.
@@ -41,6 +42,11 @@ pub(super) struct RoutePolicy {
     pub(super) accepts_ticket: bool,
     /// The body names the session, so the handler writes the line in the audit log.
     pub(super) is_audited_by_handler: bool,
+    /// Query parameters that clients send and that have no effect here.
+    pub(super) ignored_params: &'static [&'static str],
+    /// Whether query parameters reach the handler; otherwise any is refused. True unless the
+    /// OpenAPI document says that there are none.
+    pub(super) takes_query: bool,
 }
 
 impl RoutePolicy {
@@ -50,6 +56,8 @@ impl RoutePolicy {
         effect: Effect::ByMethod,
         accepts_ticket: false,
         is_audited_by_handler: false,
+        ignored_params: &[],
+        takes_query: true,
     };
     pub(super) const PUBLIC: Self = Self { access: Access::Public, ..Self::USER };
     pub(super) const ADMIN: Self = Self { access: Access::Admin, ..Self::USER };
@@ -65,6 +73,10 @@ impl RoutePolicy {
         Self { is_audited_by_handler: true, ..self }
     }
 
+    pub(super) const fn ignoring_params(self, names: &'static [&'static str]) -> Self {
+        Self { ignored_params: names, ..self }
+    }
+
     /// The policy of a request whose method the path does not serve. It gets a 405, but only a
     /// caller who may use the path learns that.
     fn for_unserved_method(self) -> Self {
@@ -73,7 +85,7 @@ impl RoutePolicy {
             effect => effect,
         };
         let access = self.access.max(Access::User);
-        Self { access, effect, is_audited_by_handler: false, ..self }
+        Self { access, effect, is_audited_by_handler: false, takes_query: true, ..self }
     }
 
     pub(super) fn is_read_only(self, method: &Method) -> bool {
@@ -150,8 +162,11 @@ impl PolicyRouter {
     ) -> Self {
         for route in routes {
             for (path, item) in &route.1.paths {
-                let methods = operations(item).map(|(method, _)| (method, policy));
-                self.policies.paths.entry(path.clone()).or_default().extend(methods);
+                let policies = operations(item).map(|(method, operation)| {
+                    let takes_query = has_query_params(operation);
+                    (method, RoutePolicy { takes_query, ..policy })
+                });
+                self.policies.paths.entry(path.clone()).or_default().extend(policies);
             }
             self.router = self.router.routes(route);
         }
@@ -185,6 +200,15 @@ fn operations(item: &PathItem) -> impl Iterator<Item = (Method, &Operation)> {
         (Method::PATCH, &item.patch),
     ];
     operations.into_iter().filter_map(|(method, operation)| Some((method, operation.as_ref()?)))
+}
+
+fn has_query_params(operation: &Operation) -> bool {
+    let params = operation.parameters.iter().flatten();
+    let mut params = params.filter_map(|param| match param {
+        RefOr::T(param) => Some(param),
+        RefOr::Ref(_) => None,
+    });
+    params.any(|param| param.parameter_in == ParameterIn::Query)
 }
 
 #[cfg(test)]

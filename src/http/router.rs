@@ -3,11 +3,11 @@
 use super::openapi::{ApiDocument, complete_document};
 use super::route_policy::{PolicyRouter, RoutePolicy};
 use super::{
-    ApiState, admin, auth_middleware, branches, chat, console, events, export, extract, health,
-    import, me, memory_preview, messages, models, nodes, openapi, origin, project_files, projects,
+    ApiState, admin, auth_middleware, branches, chat, console, events, export, health, import, me,
+    memory_preview, messages, models, nodes, openapi, origin, project_files, projects, query,
     render, request_id, search, security_headers, sessions, turns, usage, v1,
 };
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::{from_fn, from_fn_with_state};
@@ -20,6 +20,10 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, CorsLayer};
 use utoipa::OpenApi;
 use utoipa_axum::routes;
+
+/// Asks for optional content of items, which items here do not have. OpenAI's libraries write it
+/// both ways.
+const INCLUDE_PARAMS: &[&str] = &["include", "include[]"];
 
 /// All routes with their policies. Without state, so that the OpenAPI document can be built alone.
 fn declare_routes() -> PolicyRouter {
@@ -127,36 +131,56 @@ fn declare_admin(router: PolicyRouter) -> PolicyRouter {
 }
 
 fn declare_openai(router: PolicyRouter) -> PolicyRouter {
-    router
+    let router = router
         .declare(
             RoutePolicy::TURN.audited_by_handler(),
             [
                 routes!(v1::chat_completions::create_chat_completion),
-                routes!(v1::responses::create_response),
+                routes!(v1::responses::create_response::create_response),
             ],
         )
         .declare(RoutePolicy::CANCEL, [routes!(v1::responses::cancel_response)])
         .declare(
+            RoutePolicy::USER.ignoring_params(&["include", "include[]", "include_obfuscation"]),
+            [routes!(v1::responses::get_response)],
+        )
+        .declare(
+            RoutePolicy::USER.ignoring_params(INCLUDE_PARAMS),
+            [routes!(v1::responses::list_response_input_items)],
+        )
+        .declare(
             RoutePolicy::USER,
             [
-                routes!(v1::responses::get_response, v1::responses::delete_response),
-                routes!(v1::responses::list_response_input_items),
+                routes!(v1::responses::delete_response),
                 routes!(v1::models::list_openai_models),
                 routes!(v1::models::get_openai_model),
+            ],
+        );
+    declare_conversations(router)
+}
+
+fn declare_conversations(router: PolicyRouter) -> PolicyRouter {
+    router
+        .declare(
+            RoutePolicy::USER,
+            [
                 routes!(v1::conversations::create_conversation),
                 routes!(
                     v1::conversations::get_conversation,
                     v1::conversations::update_conversation,
                     v1::conversations::delete_conversation
                 ),
+                routes!(v1::conversation_items::delete_conversation_item),
+            ],
+        )
+        .declare(
+            RoutePolicy::USER.ignoring_params(INCLUDE_PARAMS),
+            [
                 routes!(
                     v1::conversation_items::list_conversation_items,
                     v1::conversation_items::create_conversation_items
                 ),
-                routes!(
-                    v1::conversation_items::get_conversation_item,
-                    v1::conversation_items::delete_conversation_item
-                ),
+                routes!(v1::conversation_items::get_conversation_item),
             ],
         )
 }
@@ -167,9 +191,11 @@ pub fn build_router(api: ApiState) -> Router {
     let policies = Arc::new(policies);
     let cors = build_cors_layer(&api.cors_origins);
     let router = Router::from(routes)
-        .fallback(extract::route_not_found)
-        .method_not_allowed_fallback(extract::method_not_allowed)
-        // The last layer runs first: hosts are checked before credentials are.
+        .fallback(route_not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        // The last layer runs first: hosts are checked before credentials, and those before the
+        // query.
+        .layer(from_fn(query::refuse_unexpected_query))
         .layer(from_fn_with_state((api.clone(), policies), auth_middleware::authenticate))
         .layer(from_fn_with_state(api.clone(), origin::check_origin))
         .with_state(api);
@@ -223,6 +249,20 @@ fn build_cors_layer(origins: &[String]) -> Option<CorsLayer> {
             .expose_headers(exposed)
             .allow_credentials(true)
             .max_age(Duration::from_secs(600)),
+    )
+}
+
+async fn route_not_found() -> Error {
+    Error::new(
+        ErrorKind::RouteNotFound,
+        "there is no such route; GET /api/openapi.json lists them all",
+    )
+}
+
+async fn method_not_allowed() -> Error {
+    Error::new(
+        ErrorKind::MethodNotAllowed,
+        "this route does not take that method; the Allow header names those it takes",
     )
 }
 
