@@ -148,8 +148,7 @@ pub(super) struct ListAllSessionsQuery {
     #[serde(deserialize_with = "parse_param")]
     #[param(value_type = Option<String>)]
     user: Option<UserId>,
-    /// Include titles and last messages, and allow to search and sort by title; recorded in the audit
-    /// log
+    /// Include titles and last messages, also for search and sort; recorded in the audit log
     #[serde(deserialize_with = "parse_param")]
     #[param(value_type = Option<bool>)]
     content: bool,

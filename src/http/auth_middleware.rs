@@ -247,7 +247,7 @@ fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>> {
     Ok(Some(token))
 }
 
-/// The authenticated user.
+/// The caller. Errors: `unauthorized`, on a public route.
 pub(super) struct CurrentUser(pub(super) Principal);
 
 impl<S: Send + Sync> FromRequestParts<S> for CurrentUser {

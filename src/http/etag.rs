@@ -18,8 +18,7 @@ pub(super) fn etag_header(version: u32) -> EtagHeader {
 #[derive(IntoParams)]
 #[into_params(names("If-Match"), parameter_in = Header)]
 pub(super) struct IfMatch(
-    /// ETag of the session or project; the request fails with 412 `version_conflict` if it has
-    /// changed since
+    /// ETag that the session or project must still have; otherwise 412 `version_conflict`
     #[param(value_type = Option<String>)]
     pub(super) Vec<u32>,
 );

@@ -1,8 +1,7 @@
 //! `/api/me`: the authenticated user and their data. `/api/tickets`: credentials for `EventSource`.
 
 use super::ApiState;
-use super::auth_middleware::CurrentIdentity;
-use super::auth_middleware::CurrentUser;
+use super::auth_middleware::{CurrentIdentity, CurrentUser};
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
 use crate::auth::issue_ticket;
 use crate::clock;

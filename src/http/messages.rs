@@ -124,8 +124,8 @@ pub(super) async fn list_messages(
         }
         MessageFormat::Ui => {
             let page = extend_to_first_reply(&api, &principal, &session, page).await?;
-            let (messages, has_more) = (to_ui_messages(page.messages), page.has_more);
-            MessageListResponse::Ui(MessageList { messages, has_more })
+            let messages = to_ui_messages(page.messages);
+            MessageListResponse::Ui(MessageList { messages, has_more: page.has_more })
         }
     };
     Ok(ok_response("Messages retrieved successfully", list))

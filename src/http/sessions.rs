@@ -159,8 +159,7 @@ pub(super) struct ListSessionsQuery {
     /// true, false (default) or all
     #[param(value_type = Option<String>)]
     archived: ArchivedFilter,
-    /// lastMessageAt, createdAt, updatedAt or title; prefix with - for descending order (default
-    /// -lastMessageAt)
+    /// lastMessageAt, createdAt, updatedAt or title; - for descending (default -lastMessageAt)
     #[serde(deserialize_with = "parse_param")]
     #[param(value_type = Option<String>)]
     sort: SortOrder,

@@ -49,7 +49,7 @@ pub(super) struct UsageSum {
     cached_tokens: u64,
     /// Tokens of the replies, including reasoning.
     completion_tokens: u64,
-    /// Tokens of reasoning.
+    /// The part of `completionTokens` that the models spent on reasoning.
     reasoning_tokens: u64,
     /// Cost by the server's price table; absent if none of the models has a price.
     #[serde(skip_serializing_if = "Option::is_none")]
