@@ -185,7 +185,7 @@ struct BufferState {
     log: LogProgress,
 }
 
-/// What is known here about a turn's life.
+/// The state of a turn, as far as this instance knows it.
 ///
 /// `Opening` leads to every other phase, `Queued` to `Remote` or `Local`, `Remote` to `Local`, and
 /// all of them to `Ended`. Nothing leads back: a request that learns late that its turn was queued
