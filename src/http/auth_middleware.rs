@@ -247,7 +247,7 @@ fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>> {
     Ok(Some(token))
 }
 
-/// The caller. Errors: `unauthorized`, on a public route.
+/// The caller. Not for public routes, whose requests are not authenticated.
 pub(super) struct CurrentUser(pub(super) Principal);
 
 impl<S: Send + Sync> FromRequestParts<S> for CurrentUser {

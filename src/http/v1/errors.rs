@@ -20,7 +20,7 @@ pub(in crate::http) async fn encode_openai_errors(request: Request, next: Next) 
     let is_chat_completion = path.starts_with("/v1/chat/");
     let is_unreadable = is_v1 && percent_decode_str(path).decode_utf8().is_err();
     let mut response = if is_unreadable {
-        // axum's `Path` extractor would reject it with a plain text body.
+        // Not even the route is certain, so the error names the path and none of its parameters.
         Error::invalid_field("path", "must be UTF-8").into_response()
     } else {
         next.run(request).await

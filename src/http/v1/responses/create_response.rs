@@ -156,7 +156,7 @@ async fn resolve_outputs(
                 path.truncate(input.find_calling_reply(&path).map_or(0, |at| at + 1));
             }
             input = input.remove_known(&path);
-            path.last().map(|header| tool::parse_calls(&header.parts)).unwrap_or_default()
+            path.last().map(|last| tool::parse_calls(&last.parts)).unwrap_or_default()
         }
     };
     check_tool_results(&input.tool_results, &calls)?;
