@@ -3,11 +3,12 @@
 use super::ApiState;
 use super::auth_middleware::CurrentUser;
 use super::envelope::{ApiResult, ErrorResponse};
-use super::param::{ParseParam, parse_param};
+use super::param::{ParseParam, parse_name, parse_param};
 use super::query::{QueryParams, RouteQuery};
 use crate::clock;
+use crate::domain::export_format::ExportFormat;
 use crate::domain::{FieldError, Message, ProjectId, Session, SessionId};
-use crate::transfer::export::{ExportFormat, ExportScope, SessionExporter};
+use crate::transfer::export::{ExportScope, SessionExporter};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderValue;
@@ -73,12 +74,7 @@ impl RouteQuery for ExportSessionsQuery {
 
 impl ParseParam for ExportFormat {
     fn parse_param(text: &str) -> Result<Self, FieldError> {
-        match text {
-            "json" => Ok(Self::Json),
-            "jsonl" => Ok(Self::Jsonl),
-            "markdown" => Ok(Self::Markdown),
-            _ => Err(FieldError::new("format", "must be one of json, jsonl, markdown")),
-        }
+        parse_name(text, Self::NAMES.iter())
     }
 }
 

@@ -11,7 +11,8 @@ use super::path::{MessagePath, PathParams, SessionPath};
 use super::query::{QueryParams, RouteQuery};
 use super::ui_message::{UiMessage, to_ui_messages};
 use crate::clock;
-use crate::domain::message::{MessageBody, MessageParts};
+use crate::domain::content::MessageBody;
+use crate::domain::message::MessageParts;
 use crate::domain::page::{MAX_PAGE_SIZE, MessageSlice, MessageView};
 use crate::domain::{
     FieldError, Message, MessageId, MessageType, Principal, Role, Session, SessionId, Timestamp,

@@ -84,6 +84,18 @@ impl ParseParam for Timestamp {
     }
 }
 
+/// Parses one of the given names.
+pub(super) fn parse_name<'a, T: Copy + 'a>(
+    text: &str,
+    names: impl Iterator<Item = &'a (&'a str, T)> + Clone,
+) -> Result<T, FieldError> {
+    let found = names.clone().find(|(name, _)| *name == text);
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let known: Vec<&str> = names.map(|(name, _)| *name).collect();
+        FieldError::new("", format!("must be one of {}", known.join(", ")))
+    })
+}
+
 macro_rules! impl_parse_param {
     ($($type:ty: $parse:expr),* $(,)?) => {$(
         impl ParseParam for $type {

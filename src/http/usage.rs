@@ -3,7 +3,7 @@
 use super::ApiState;
 use super::auth_middleware::CurrentUser;
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
-use super::param::{ParseParam, parse_param};
+use super::param::{ParseParam, parse_name, parse_param};
 use super::query::{QueryParams, RouteQuery};
 use crate::clock;
 use crate::domain::quota::NANOS_PER_UNIT;
@@ -232,12 +232,7 @@ const GROUPINGS: [(&str, GroupBy); 5] = [
 
 impl<const COUNT: usize> ParseParam for Grouping<COUNT> {
     fn parse_param(text: &str) -> Result<Self, FieldError> {
-        let words = GROUPINGS.iter().take(COUNT);
-        let found = words.clone().find(|(word, _)| *word == text);
-        found.map(|(_, group_by)| Self(*group_by)).ok_or_else(|| {
-            let known: Vec<&str> = words.map(|(word, _)| *word).collect();
-            FieldError::new("groupBy", format!("must be one of {}", known.join(", ")))
-        })
+        parse_name(text, GROUPINGS.iter().take(COUNT)).map(Self)
     }
 }
 

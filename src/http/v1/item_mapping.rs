@@ -4,10 +4,9 @@
 use super::ids::{ItemType, format_item_id};
 use super::message_content::MessageContent;
 use crate::chat::PrecedingMessage;
+use crate::domain::content::{ContentError, MessageBody};
 use crate::domain::image::find_images;
-use crate::domain::message::{
-    ContentError, FinishReason, MessageBody, MessagePart, MessageParts, Status,
-};
+use crate::domain::message::{FinishReason, MessagePart, MessageParts, Status};
 use crate::domain::tool::{self, NewToolResult, ToolCall};
 use crate::domain::{Message, MessageId, MessageType, Role};
 use crate::error::{Error, Result};
