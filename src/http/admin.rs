@@ -5,17 +5,18 @@
 
 use super::ApiState;
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
-use super::query::QueryParams;
-use super::sessions::parse_session_query;
-use crate::domain::page::{MAX_PAGE_SIZE, Pagination, SortField};
+use super::param::parse_param;
+use super::query::{PageQuery, QueryParams, RouteQuery};
+use super::sessions::ListSessionsQuery;
+use crate::domain::page::{Pagination, SortField};
 use crate::domain::session::SessionStatus;
 use crate::domain::{ProjectId, Session, SessionId, Timestamp, UserId};
 use crate::error::Error;
 use crate::store::UserStats;
 use axum::Json;
 use axum::extract::State;
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 /// A user who owns at least one session.
 #[derive(Serialize, ToSchema)]
@@ -52,20 +53,14 @@ pub(super) struct UserListResponse {
 /// Requires an admin.
 #[utoipa::path(
     get, path = "/api/admin/users", tag = "admin",
-    params(
-        ("page" = Option<u32>, Query, description = "Page number, from 1; a page past the end is empty"),
-        ("limit" = Option<u32>, Query, description = "Page size, 1 to 100 (default 20)"),
-    ),
+    params(PageQuery),
     responses((status = 200, body = Envelope<UserListResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn list_users(
     State(api): State<ApiState>,
-    mut query: QueryParams,
+    QueryParams(query): QueryParams<PageQuery>,
 ) -> ApiResult<Json<Envelope<UserListResponse>>> {
-    let page = query.take_number("page", 1..=u32::MAX).unwrap_or(1);
-    let limit = query.take_number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20);
-    query.finish()?;
-    let page = api.store.list_user_stats(page, limit).await?;
+    let page = api.store.list_user_stats(query.page(), query.limit()).await?;
     let users = page.users.into_iter().map(AdminUser::from).collect();
     Ok(ok_response(
         "Users retrieved successfully",
@@ -144,34 +139,38 @@ pub(super) struct AdminSessionListResponse {
     next_cursor: Option<String>,
 }
 
+/// Owner and content of the listed sessions, in addition to [`ListSessionsQuery`].
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListAllSessionsQuery {
+    /// Only sessions owned by this user
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    user: Option<UserId>,
+    /// Include titles and last messages, also for search and sort; recorded in the audit log
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<bool>)]
+    content: bool,
+}
+
+impl RouteQuery for ListAllSessionsQuery {}
+
 /// List the sessions of all users, or of one user.
 ///
 /// Requires an admin. Titles and last messages are shown, and can be searched, only with
 /// `content=true`; the audit log records that.
 #[utoipa::path(
     get, path = "/api/admin/sessions", tag = "admin",
-    params(
-        ("user" = Option<String>, Query, description = "Only sessions owned by this user"),
-        ("content" = Option<bool>, Query, description = "Include titles and last messages; recorded in the audit log"),
-        ("page" = Option<u32>, Query, description = "Page number, from 1; a page past the end is empty"),
-        ("limit" = Option<u32>, Query, description = "Page size, 1 to 100 (default 20)"),
-        ("cursor" = Option<String>, Query, description = "The nextCursor of the previous page, instead of page"),
-        ("search" = Option<String>, Query, description = "Words of the title, each matched as a prefix; requires content=true"),
-        ("projectId" = Option<String>, Query, description = "Only sessions of this project"),
-        ("status" = Option<String>, Query, description = "Only sessions with this status"),
-        ("archived" = Option<String>, Query, description = "true, false (default) or all"),
-        ("sort" = Option<String>, Query, description = "lastMessageAt, createdAt, updatedAt, or title with content=true; prefix with - for descending order"),
-    ),
+    params(ListAllSessionsQuery, ListSessionsQuery),
     responses((status = 200, body = Envelope<AdminSessionListResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn list_all_sessions(
     State(api): State<ApiState>,
-    mut query: QueryParams,
+    QueryParams((scope, list)): QueryParams<(ListAllSessionsQuery, ListSessionsQuery)>,
 ) -> ApiResult<Json<Envelope<AdminSessionListResponse>>> {
-    let user = query.take_parsed("user", |user| UserId::parse("user", user));
-    let with_content =
-        query.take_choice("content", &[("true", true), ("false", false)]).unwrap_or_default();
-    let query = parse_session_query(query)?;
+    let ListAllSessionsQuery { user, content: with_content } = scope;
+    let query = list.into_session_query()?;
     // Searching or sorting by title would reveal titles that the response leaves out.
     let reveals_titles = query.search.is_some() || query.sort.field == SortField::Title;
     if reveals_titles && !with_content {

@@ -1,11 +1,12 @@
 //! Authentication, authorization, rate limits and the audit log, in front of every route.
 //!
-//! Invariant: a route outside [`PUBLIC_ROUTES`] is never reached without an identity. The
-//! middleware wraps the whole router, so it covers new routes too. Should a handler be reached in
-//! any other way, its [`CurrentUser`] extractor fails, because the request has no identity.
+//! Invariant: a route whose policy is not public is never reached without an identity. The
+//! middleware wraps the whole router, so it covers routes without a policy, too. Should a handler
+//! be reached in any other way, its [`CurrentUser`] extractor fails, because the request has no
+//! identity.
 
 use super::ApiState;
-use super::rate_limit::RequestClass;
+use super::route_policy::{Access, Effect, RoutePolicies, RoutePolicy};
 use super::serve::PeerAddress;
 use crate::auth::{
     Identity, RequestCredentials, invalid_credentials, missing_credentials, redeem_ticket,
@@ -13,7 +14,7 @@ use crate::auth::{
 use crate::chat::CallerStatus;
 use crate::clock;
 use crate::domain::key::AuthScope;
-use crate::domain::{Principal, SessionId};
+use crate::domain::{Principal, SessionId, UserId};
 use crate::error::{Error, ErrorKind, Result};
 use axum::body::Body;
 use axum::extract::{FromRequestParts, MatchedPath, Query, Request, State};
@@ -24,34 +25,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Routes that need no credentials.
-const PUBLIC_ROUTES: &[(&str, &str)] = &[
-    ("GET", "/"),
-    ("GET", "/assets/{*path}"),
-    ("GET", "/api/openapi.json"),
-    ("GET", "/health/live"),
-    ("GET", "/health/ready"),
-];
-
-/// Routes below this prefix require an admin.
-const ADMIN_PREFIX: &str = "/api/admin/";
-
-/// Routes that accept a ticket in the query, for `EventSource`, which cannot send headers.
-const TICKET_ROUTES: &[&str] = &["/api/events", "/api/chat/{sessionId}/stream"];
-/// Routes that begin turns.
-const TURN_ROUTES: &[&str] =
-    &["/api/chat", "/api/chat/{sessionId}/regenerate", "/v1/chat/completions", "/v1/responses"];
-/// POST routes that change no user data; read-only keys may call them.
-const READ_ONLY_POSTS: &[&str] = &["/api/tickets", "/api/render"];
-/// Rate-limited as reads, so that a client can always stop a reply that costs money.
-const CANCEL_ROUTES: &[&str] = &["/api/chat/{sessionId}/stop", "/v1/responses/{response}/cancel"];
-
-/// Routes whose body names the session. Their handlers write the audit line with [`audit_session`].
-const BODY_SESSION_ROUTES: &[&str] =
-    &["/api/chat", "/api/chat-messages", "/v1/chat/completions", "/v1/responses"];
 /// Query parameters that the audit log includes. Search terms are never logged.
 const AUDITED_PARAMS: &[&str] = &["sessionId", "projectId", "user", "content"];
 
@@ -62,19 +39,16 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const FORWARDED_FOR_HEADER: &str = "x-forwarded-for";
 const FORWARDED_USER_HEADER: &str = "x-forwarded-user";
 
-/// The routes that need no credentials, each as `METHOD path`.
-pub fn public_routes() -> Vec<String> {
-    PUBLIC_ROUTES.iter().map(|(method, path)| format!("{method} {path}")).collect()
-}
-
 /// Middleware that attaches the caller's [`Identity`] to a request, or rejects it.
 pub(super) async fn authenticate(
-    State(api): State<ApiState>,
+    State((api, policies)): State<(ApiState, Arc<RoutePolicies>)>,
     request: Request,
     next: Next,
 ) -> Response {
     let (mut parts, body) = request.into_parts();
-    if is_public_route(&parts) {
+    let policy = policies.find(&parts.method, matched_route(&parts));
+    parts.extensions.insert(policy);
+    if policy.access == Access::Public {
         return next.run(Request::from_parts(parts, body)).await;
     }
     // The address is counted first, so that a flood costs neither a key lookup nor a database read.
@@ -82,22 +56,23 @@ pub(super) async fn authenticate(
     if let Err(error) = api.rate_limiter.check_address(address) {
         return drain_and_reject(error, body).await;
     }
-    let ticket = extract_ticket(&mut parts);
-    let identity = match authorize_request(&api, &parts, ticket).await {
+    let ticket = if policy.accepts_ticket { extract_ticket(&mut parts) } else { None };
+    let identity = match authorize_request(&api, policy, &parts, ticket).await {
         Ok(identity) => identity,
         Err(error) => {
             return drain_and_reject(api.rate_limiter.record_auth_failure(address, error), body)
                 .await;
         }
     };
-    let rate_status = api.rate_limiter.check_user(&identity.principal.user, request_class(&parts));
+    let class = policy.request_class(&parts.method);
+    let rate_status = api.rate_limiter.check_user(&identity.principal.user, class);
     let rejection = rate_status.and_then(|rate_status| rate_status.to_error());
     let mut response = match rejection {
         // A retry of an earlier turn is allowed over the rate, because it starts no new reply. So
         // the rejection of a turn is passed on and raised after the idempotency lookup. These
         // lookups have a rate of their own; above it the request is rejected here.
         Some(rejection)
-            if !is_turn_route(&parts)
+            if policy.effect != Effect::Turn
                 || !api.rate_limiter.allow_replay_lookup(&identity.principal.user) =>
         {
             drain_and_reject(rejection, body).await
@@ -133,22 +108,6 @@ async fn drain_and_reject(error: Error, body: Body) -> Response {
     error.into_response()
 }
 
-fn is_turn_route(request: &Parts) -> bool {
-    request.method == Method::POST
-        && matched_route(request).is_some_and(|path| TURN_ROUTES.contains(&path))
-}
-
-fn is_read_only(request: &Parts) -> bool {
-    request.method.is_safe()
-        || matched_route(request).is_some_and(|path| READ_ONLY_POSTS.contains(&path))
-}
-
-fn request_class(request: &Parts) -> RequestClass {
-    let is_stop = matched_route(request).is_some_and(|path| CANCEL_ROUTES.contains(&path));
-    let is_read = is_stop || is_read_only(request);
-    if is_read { RequestClass::Read } else { RequestClass::Write }
-}
-
 /// The client's address: behind trusted proxies, the last hop that is not one of them.
 fn client_address(api: &ApiState, request: &Parts) -> IpAddr {
     let peer = peer_address(request);
@@ -171,12 +130,6 @@ fn parse_address(text: &str) -> Option<IpAddr> {
     alone.parse().ok().or_else(with_port)
 }
 
-fn is_public_route(request: &Parts) -> bool {
-    // axum routes HEAD to the GET handler.
-    let method = if request.method == Method::HEAD { "GET" } else { request.method.as_str() };
-    matched_route(request).is_some_and(|path| PUBLIC_ROUTES.contains(&(method, path)))
-}
-
 /// The route's template, such as `/api/chat/{sessionId}/stop`; `None` for an unknown path.
 fn matched_route(request: &Parts) -> Option<&str> {
     request.extensions.get::<MatchedPath>().map(MatchedPath::as_str)
@@ -184,8 +137,7 @@ fn matched_route(request: &Parts) -> Option<&str> {
 
 /// Removes the ticket from the request's URI and returns it.
 fn extract_ticket(request: &mut Parts) -> Option<String> {
-    let is_ticketed = matched_route(request).is_some_and(|path| TICKET_ROUTES.contains(&path));
-    let query = request.uri.query().filter(|_| is_ticketed)?;
+    let query = request.uri.query()?;
     let (tickets, others): (Vec<&str>, Vec<&str>) =
         query.split('&').partition(|pair| pair.starts_with("ticket="));
     let ticket = tickets.first()?.trim_start_matches("ticket=");
@@ -202,6 +154,7 @@ fn extract_ticket(request: &mut Parts) -> Option<String> {
 
 async fn authorize_request(
     api: &ApiState,
+    policy: RoutePolicy,
     request: &Parts,
     ticket: Option<String>,
 ) -> Result<Identity> {
@@ -216,30 +169,27 @@ async fn authorize_request(
         }
         _ => identify_caller(api, request).await?,
     };
-    let is_admins = matched_route(request).is_some_and(|path| path.starts_with(ADMIN_PREFIX));
-    if is_admins && identity.scope < AuthScope::Admin {
+    if policy.access == Access::Admin && identity.scope < AuthScope::Admin {
         return Err(Error::new(ErrorKind::Forbidden, "this route requires an admin"));
     }
-    if !is_read_only(request) && identity.scope < AuthScope::Chat {
+    if !policy.is_read_only(&request.method) && identity.scope < AuthScope::Chat {
         return Err(Error::new(ErrorKind::Forbidden, "this key is read-only"));
     }
     if identity.scope == AuthScope::Admin {
-        audit_request(request, &identity);
+        audit_request(policy, request, &identity);
     }
     Ok(identity)
 }
 
 /// Logs an admin's request if it may concern another user's data: the path and the audited query
 /// parameters, never content.
-fn audit_request(request: &Parts, identity: &Identity) {
-    let route = matched_route(request).unwrap_or_default();
+fn audit_request(policy: RoutePolicy, request: &Parts, identity: &Identity) {
     let query = audited_query(request);
+    let has_ids = matched_route(request).is_some_and(|path| path.contains('{'));
     // A read of a route without IDs returns the admin's own data only.
-    let names_no_resource =
-        !route.starts_with(ADMIN_PREFIX) && !route.contains('{') && query.is_empty();
-    let is_logged_by_handler =
-        request.method == Method::POST && BODY_SESSION_ROUTES.contains(&route);
-    if is_logged_by_handler || request.method.is_safe() && names_no_resource {
+    let concerns_others = policy.access == Access::Admin || has_ids || !query.is_empty();
+    let is_own_read = request.method.is_safe() && !concerns_others;
+    if policy.is_audited_by_handler || is_own_read {
         return;
     }
     tracing::info!(
@@ -258,21 +208,6 @@ fn audited_query(request: &Parts) -> String {
     let params = params.map(|query| query.0).unwrap_or_default().into_iter();
     let audited = params.filter(|(name, _)| AUDITED_PARAMS.contains(&name.as_str()));
     audited.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
-}
-
-/// Logs an admin's request whose body names the session.
-pub(super) fn audit_session(principal: &Principal, path: &'static str, session: &SessionId) {
-    if !principal.is_admin {
-        return;
-    }
-    tracing::info!(
-        audit = true,
-        admin = %principal.user,
-        http.method = "POST",
-        http.path = path,
-        session.id = %session,
-        "admin request"
-    );
 }
 
 async fn identify_caller(api: &ApiState, request: &Parts) -> Result<Identity> {
@@ -312,7 +247,7 @@ fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>> {
     Ok(Some(token))
 }
 
-/// The authenticated user.
+/// The caller. Not for public routes, whose requests are not authenticated.
 pub(super) struct CurrentUser(pub(super) Principal);
 
 impl<S: Send + Sync> FromRequestParts<S> for CurrentUser {
@@ -343,5 +278,41 @@ impl<S: Send + Sync> FromRequestParts<S> for TurnAdmission {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
         parts.extensions.get::<CallerStatus>().cloned().map(Self).ok_or_else(missing_credentials)
+    }
+}
+
+/// The audit log of a route whose body names the session. Its policy must say so.
+pub(super) struct SessionAudit {
+    /// `None` unless the caller is an admin.
+    admin: Option<UserId>,
+    method: Method,
+    path: String,
+}
+
+impl SessionAudit {
+    /// Logs an admin's request that concerns a session.
+    pub(super) fn record(&self, session: &SessionId) {
+        let Some(admin) = &self.admin else { return };
+        tracing::info!(
+            audit = true,
+            admin = %admin,
+            http.method = %self.method,
+            http.path = self.path,
+            session.id = %session,
+            "admin request"
+        );
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for SessionAudit {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        let CurrentUser(principal) = CurrentUser::from_request_parts(parts, state).await?;
+        Ok(Self {
+            admin: principal.is_admin.then_some(principal.user),
+            method: parts.method.clone(),
+            path: parts.uri.path().to_owned(),
+        })
     }
 }

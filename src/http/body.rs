@@ -12,10 +12,13 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::error::Error as Cause;
+use tokio::task::spawn_blocking;
 use tower_http::timeout::TimeoutError;
 
 /// Chat bodies may carry a whole `useChat` history with inline pictures.
 const MAX_CHAT_BODY: usize = 32 << 20;
+/// Longer bodies are parsed on a blocking thread.
+const INLINE_PARSE_LIMIT: usize = 256 << 10;
 
 /// A JSON body of type `T`, up to `SizeLimits::body` bytes.
 pub(super) struct JsonBody<T>(pub(super) T);
@@ -132,6 +135,18 @@ fn is_timeout(error: &(dyn Cause + 'static)) -> bool {
     let mut causes =
         std::iter::successors(Some(error), |error: &&(dyn Cause + 'static)| (*error).source());
     causes.any(|cause| cause.is::<TimeoutError>())
+}
+
+/// Parses a body with `parse`, on a blocking thread if it is long: `useChat` sends its whole history.
+pub(super) async fn parse_large_body<T, F>(bytes: Bytes, parse: F) -> Result<T>
+where
+    T: Send + 'static,
+    F: FnOnce(&Bytes) -> Result<T> + Send + 'static,
+{
+    if bytes.len() <= INLINE_PARSE_LIMIT {
+        return parse(&bytes);
+    }
+    spawn_blocking(move || parse(&bytes)).await.map_err(Error::internal)?
 }
 
 /// Parses a JSON object. Errors: `invalid_request`, with the path of the invalid field.

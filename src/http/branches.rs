@@ -1,9 +1,10 @@
 //! `/api/chat-sessions/:id/head` and `…/fork`: switching branches, and forking a session.
 
 use super::ApiState;
+use super::auth_middleware::CurrentUser;
 use super::body::JsonBody;
 use super::envelope::{ApiResult, Envelope, ErrorResponse};
-use super::extract::{CurrentUser, NoQueryParams, SessionPath};
+use super::path::{PathParams, SessionPath};
 use super::sessions::{SessionWithEtag, respond_with_session};
 use crate::clock;
 use crate::domain::{FieldError, MessageId, Session};
@@ -32,15 +33,14 @@ impl BranchRequest {
 /// reply is running.
 #[utoipa::path(
     put, path = "/api/chat-sessions/{sessionId}/head", tag = "sessions",
-    params(("sessionId" = String, Path)),
+    params(SessionPath),
     request_body = BranchRequest,
     responses((status = 200, body = Envelope<Session>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn set_session_head(
     State(api): State<ApiState>,
-    _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
-    SessionPath(id): SessionPath,
+    PathParams(SessionPath { session_id: id }): PathParams<SessionPath>,
     JsonBody(body): JsonBody<BranchRequest>,
 ) -> ApiResult<SessionWithEtag> {
     let session =
@@ -53,15 +53,14 @@ pub(super) async fn set_session_head(
 /// The caller owns the new session. The original is unchanged.
 #[utoipa::path(
     post, path = "/api/chat-sessions/{sessionId}/fork", tag = "sessions",
-    params(("sessionId" = String, Path)),
+    params(SessionPath),
     request_body = BranchRequest,
     responses((status = 201, body = Envelope<Session>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn fork_session(
     State(api): State<ApiState>,
-    _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
-    SessionPath(id): SessionPath,
+    PathParams(SessionPath { session_id: id }): PathParams<SessionPath>,
     JsonBody(body): JsonBody<BranchRequest>,
 ) -> ApiResult<(StatusCode, SessionWithEtag)> {
     // Access to read is enough: a fork contains nothing that the caller cannot read.

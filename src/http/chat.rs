@@ -1,10 +1,10 @@
 //! `POST /api/chat`: takes a message and streams the reply.
 
 use super::ApiState;
-use super::auth_middleware::{TurnAdmission, audit_session};
-use super::body::{RawChatBody, parse_json};
+use super::auth_middleware::{CurrentUser, SessionAudit, TurnAdmission};
+use super::body::{RawChatBody, parse_json, parse_large_body};
 use super::envelope::{ApiResult, ErrorResponse};
-use super::extract::{CurrentUser, NoQueryParams, read_idempotency_key};
+use super::idempotency::{IdempotencyScope, read_idempotency_key};
 use super::messages::parse_parent;
 use super::{sse, ui_message};
 use crate::chat::{CallerStatus, TurnIntent, TurnRequest};
@@ -20,14 +20,12 @@ use crate::store::{DuplicateIdPolicy, OnBusy, SessionTarget};
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
+use bytes::Bytes;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::fmt;
 use utoipa::ToSchema;
-
-/// Longer bodies are parsed on a blocking thread: `useChat` sends its whole history.
-const INLINE_PARSE_LIMIT: usize = 256 << 10;
 
 /// A chat message, in one of two forms: plain (`sessionId` and `message` as text), or as the AI
 /// SDK's `useChat` sends it (`id`, and `messages` or `message` as UIMessages).
@@ -167,25 +165,18 @@ impl<'de: 'a, 'a> Deserialize<'de> for LastElement<'a> {
 )]
 pub(super) async fn send_message(
     State(api): State<ApiState>,
-    _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
     TurnAdmission(caller_status): TurnAdmission,
+    audit: SessionAudit,
     headers: HeaderMap,
     RawChatBody(bytes): RawChatBody,
 ) -> ApiResult<Response> {
     // The fingerprint is taken of the raw bytes, before anything is parsed.
-    let key = read_idempotency_key(&headers, "POST /api/chat", &bytes)?;
-    let turn = if bytes.len() <= INLINE_PARSE_LIMIT {
-        build_turn_request(&api, principal, parse_json(&bytes)?)?
-    } else {
-        let api = api.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            build_turn_request(&api, principal, parse_json(&bytes)?)
-        });
-        read.await.map_err(Error::internal)??
-    };
-    // The session is named in the body, so the middleware could not write the audit line.
-    audit_session(&turn.principal, "/api/chat", turn.session.id());
+    let key = read_idempotency_key(&headers, IdempotencyScope::Chat, &bytes)?;
+    let parser = api.clone();
+    let parse = move |bytes: &Bytes| build_turn_request(&parser, principal, parse_json(bytes)?);
+    let turn = parse_large_body(bytes, parse).await?;
+    audit.record(turn.session.id());
     let turn = TurnRequest { idempotency_key: key, caller_status, ..turn };
     Ok(sse::stream_turn_reply(api.chat.start_turn(turn).await?, api.heartbeat))
 }

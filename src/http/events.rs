@@ -3,7 +3,8 @@
 use super::ApiState;
 use super::auth_middleware::CurrentIdentity;
 use super::envelope::{ApiResult, ErrorResponse};
-use super::query::QueryParams;
+use super::param::parse_param;
+use super::query::{QueryParams, RouteQuery};
 use super::sse::{self, SseSource};
 use crate::auth::{Authenticator, Identity};
 use crate::chat::EventReader;
@@ -11,9 +12,24 @@ use crate::domain::SessionId;
 use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
+use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
+use utoipa::IntoParams;
+
+/// The sessions to report events of.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct StreamEventsQuery {
+    /// Only events of this session
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    session_id: Option<SessionId>,
+}
+
+impl RouteQuery for StreamEventsQuery {}
 
 /// Subscribe to events of all sessions the caller participates in, or of one session.
 ///
@@ -27,7 +43,7 @@ use tokio::time::{Instant, sleep_until};
 /// 15 s after its credentials have become invalid.
 #[utoipa::path(
     get, path = "/api/events", tag = "events",
-    params(("sessionId" = Option<String>, Query, description = "Only events of this session")),
+    params(StreamEventsQuery),
     responses(
         (status = 200, description = "Events; a comment is sent after 15 s of silence", content_type = "text/event-stream", body = String),
         (status = "default", body = ErrorResponse),
@@ -36,11 +52,9 @@ use tokio::time::{Instant, sleep_until};
 pub(super) async fn stream_events(
     State(api): State<ApiState>,
     CurrentIdentity(identity): CurrentIdentity,
-    mut query: QueryParams,
+    QueryParams(query): QueryParams<StreamEventsQuery>,
 ) -> ApiResult<Response> {
-    let session = query.take_parsed("sessionId", |id| SessionId::parse("sessionId", id));
-    query.finish()?;
-    let events = api.chat.subscribe_events(&identity.principal, session).await?;
+    let events = api.chat.subscribe_events(&identity.principal, query.session_id).await?;
     let stream = AuthorizedEventStream {
         events,
         auth: api.auth,

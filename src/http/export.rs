@@ -1,12 +1,13 @@
 //! `/api/export`: sessions as a file, generated while the client downloads it.
 
 use super::ApiState;
+use super::auth_middleware::CurrentUser;
 use super::envelope::{ApiResult, ErrorResponse};
-use super::extract::CurrentUser;
-use super::query::QueryParams;
+use super::param::{ParseParam, parse_name, parse_param};
+use super::query::{QueryParams, RouteQuery};
 use crate::clock;
 use crate::domain::export_format::ExportFormat;
-use crate::domain::{Message, ProjectId, Session, SessionId};
+use crate::domain::{FieldError, Message, ProjectId, Session, SessionId};
 use crate::transfer::export::{ExportScope, SessionExporter};
 use axum::body::Body;
 use axum::extract::State;
@@ -15,8 +16,8 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::Response;
 use bytes::Bytes;
 use futures::{TryStreamExt, stream};
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 /// An export file.
 #[derive(Serialize, ToSchema)]
@@ -44,16 +45,45 @@ pub(super) struct ExportedSession {
     read_marks: Option<()>,
 }
 
+/// The sessions to export, and the format.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ExportSessionsQuery {
+    /// Only this session
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    session_id: Option<SessionId>,
+    /// Only sessions of this project
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    project_id: Option<ProjectId>,
+    /// json (default); jsonl, one session per line; or markdown, the active paths as text
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    format: Option<ExportFormat>,
+}
+
+impl RouteQuery for ExportSessionsQuery {
+    fn check(&self, errors: &mut Vec<FieldError>) {
+        if self.session_id.is_some() && self.project_id.is_some() {
+            errors.push(FieldError::new("projectId", "must not be combined with sessionId"));
+        }
+    }
+}
+
+impl ParseParam for ExportFormat {
+    fn parse_param(text: &str) -> Result<Self, FieldError> {
+        parse_name(text, Self::NAMES.iter())
+    }
+}
+
 /// Export sessions: all of the caller's own, those of a project, or one.
 ///
 /// `POST /api/import` accepts the formats `json` and `jsonl`.
 #[utoipa::path(
     get, path = "/api/export", tag = "import",
-    params(
-        ("sessionId" = Option<String>, Query, description = "Only this session"),
-        ("projectId" = Option<String>, Query, description = "Only sessions of this project"),
-        ("format" = Option<String>, Query, description = "json (default); jsonl, one session per line; or markdown, the active paths as text"),
-    ),
+    params(ExportSessionsQuery),
     responses(
         (status = 200, description = "The file, without the envelope", content(
             (ExportFile = "application/json"),
@@ -66,16 +96,10 @@ pub(super) struct ExportedSession {
 pub(super) async fn export_sessions(
     State(api): State<ApiState>,
     CurrentUser(principal): CurrentUser,
-    mut query: QueryParams,
+    QueryParams(query): QueryParams<ExportSessionsQuery>,
 ) -> ApiResult<Response> {
-    let session = query.take_parsed("sessionId", |id| SessionId::parse("sessionId", id));
-    let project = query.take_parsed("projectId", |id| ProjectId::parse("projectId", id));
-    let format = query.take_choice("format", ExportFormat::NAMES).unwrap_or(ExportFormat::Json);
-    if session.is_some() && project.is_some() {
-        query.add_error("projectId", "must not be combined with sessionId");
-    }
-    query.finish()?;
-    let scope = match (session, project) {
+    let format = query.format.unwrap_or(ExportFormat::Json);
+    let scope = match (query.session_id, query.project_id) {
         (Some(id), _) => ExportScope::Session(id),
         (None, Some(id)) => ExportScope::Project(id),
         (None, None) => ExportScope::All,

@@ -2,7 +2,7 @@
 
 use super::ApiState;
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
-use super::extract::NoQueryParams;
+
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
@@ -28,10 +28,7 @@ impl HealthResponse {
 
 /// Check that the process is running.
 #[utoipa::path(get, path = "/health/live", tag = "health", responses((status = 200, body = Envelope<HealthResponse>)))]
-pub(super) async fn check_liveness(
-    State(api): State<ApiState>,
-    _query: NoQueryParams,
-) -> Json<Envelope<HealthResponse>> {
+pub(super) async fn check_liveness(State(api): State<ApiState>) -> Json<Envelope<HealthResponse>> {
     ok_response("The server is running", HealthResponse::new(&api))
 }
 
@@ -44,7 +41,6 @@ pub(super) async fn check_liveness(
 )]
 pub(super) async fn check_readiness(
     State(api): State<ApiState>,
-    _query: NoQueryParams,
 ) -> ApiResult<Json<Envelope<HealthResponse>>> {
     // Checked first: a load balancer must stop sending requests as soon as a shutdown begins,
     // whether or not the database still answers.

@@ -1,14 +1,13 @@
 //! `/api/import`: whole sessions, parsed while the body arrives and stored one by one.
 
 use super::ApiState;
+use super::auth_middleware::CurrentUser;
 use super::body::StreamedJsonBody;
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
-use super::extract::{CurrentUser, NoQueryParams};
 use crate::error::Error;
 use crate::transfer::import::{ImportReport, SessionImporter};
 use crate::transfer::session_reader::read_sessions;
-use crate::transfer::session_record::ImportOptions;
-use crate::transfer::session_record::SessionRecord;
+use crate::transfer::session_record::{ImportOptions, SessionRecord};
 use axum::Json;
 use axum::extract::State;
 use futures::TryStreamExt;
@@ -36,7 +35,6 @@ pub(super) struct ImportRequest {
 pub(super) async fn import_sessions(
     State(api): State<ApiState>,
     CurrentUser(principal): CurrentUser,
-    _query: NoQueryParams,
     StreamedJsonBody(body): StreamedJsonBody,
 ) -> ApiResult<Json<Envelope<ImportReport>>> {
     let bytes = StreamReader::new(body.into_data_stream().map_err(io::Error::other));

@@ -1,9 +1,8 @@
 //! `/api/me`: the authenticated user and their data. `/api/tickets`: credentials for `EventSource`.
 
 use super::ApiState;
-use super::auth_middleware::CurrentIdentity;
+use super::auth_middleware::{CurrentIdentity, CurrentUser};
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
-use super::extract::{CurrentUser, NoQueryParams};
 use crate::auth::issue_ticket;
 use crate::clock;
 use crate::domain::{Timestamp, UserId};
@@ -36,7 +35,6 @@ pub(super) struct CurrentUserResponse {
 )]
 pub(super) async fn get_current_user(
     CurrentIdentity(identity): CurrentIdentity,
-    _query: NoQueryParams,
 ) -> Json<Envelope<CurrentUserResponse>> {
     let admin = identity.principal.is_admin;
     let user_id = identity.principal.user;
@@ -68,7 +66,6 @@ pub(super) struct TicketResponse {
 pub(super) async fn create_ticket(
     State(api): State<ApiState>,
     CurrentIdentity(identity): CurrentIdentity,
-    _query: NoQueryParams,
 ) -> ApiResult<(StatusCode, Json<Envelope<TicketResponse>>)> {
     // The ticket has the scope of the credentials: a read-only key gets a read-only ticket.
     let (ticket, expires_at) = issue_ticket(&*api.store, &identity, clock::now()).await?;
@@ -99,7 +96,6 @@ pub(super) struct DeleteDataResponse {
 pub(super) async fn delete_user_data(
     State(api): State<ApiState>,
     CurrentUser(principal): CurrentUser,
-    _query: NoQueryParams,
 ) -> ApiResult<Json<Envelope<DeleteDataResponse>>> {
     // Runs to completion even if the client disconnects.
     let (deleted, deleted_projects) = api.chat.delete_user_data(&principal).await?;

@@ -1,18 +1,45 @@
 //! `/api/chat-sessions/:id/memory`: the exact prompt that the next turn would send.
 
 use super::ApiState;
+use super::auth_middleware::CurrentUser;
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
-use super::extract::{CurrentUser, SessionPath};
-use super::query::QueryParams;
+use super::param::parse_number;
+use super::path::{PathParams, SessionPath};
+use super::query::{QueryParams, RouteQuery};
 use crate::clock;
 use crate::domain::MessageType;
 use crate::domain::content::MessageBody;
-use crate::domain::memory::{MemoryOptions, STRATEGY_NAMES};
+use crate::domain::memory::{MemoryOptions, MemoryStrategy};
 use crate::domain::message::MessageParts;
 use crate::domain::principal::AccessLevel;
 use crate::memory::AssembledPrompt;
 use axum::Json;
 use axum::extract::State;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+/// The next message, and memory options in place of the session's.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PreviewMemoryQuery {
+    /// Text of the next message; without it the prompt ends with the active path
+    message: Option<String>,
+    /// auto, buffer, window, token, summary or recall
+    #[param(value_type = Option<String>)]
+    strategy: Option<MemoryStrategy>,
+    /// Maximum tokens of memory: summary, recent and recalled messages together
+    #[serde(deserialize_with = "parse_number::<_, 0, { u32::MAX }>")]
+    max_tokens: Option<u32>,
+    /// Maximum tokens of recalled messages, within maxTokens
+    #[serde(deserialize_with = "parse_number::<_, 0, { u32::MAX }>")]
+    recall_tokens: Option<u32>,
+    /// Number of messages that the strategy window includes, at least 1
+    #[serde(deserialize_with = "parse_number::<_, 1, { u32::MAX }>")]
+    last_messages: Option<u32>,
+}
+
+impl RouteQuery for PreviewMemoryQuery {}
 
 /// Preview the prompt of the next turn.
 ///
@@ -20,30 +47,17 @@ use axum::extract::State;
 /// Requires the session's owner.
 #[utoipa::path(
     get, path = "/api/chat-sessions/{sessionId}/memory", tag = "memory",
-    params(
-        ("sessionId" = String, Path),
-        ("message" = Option<String>, Query, description = "Text of the next message; without it the prompt ends with the active path"),
-        ("strategy" = Option<String>, Query, description = "auto, buffer, window, token, summary or recall"),
-        ("maxTokens" = Option<u32>, Query, description = "Maximum tokens of memory: summary, recent and recalled messages together"),
-        ("recallTokens" = Option<u32>, Query, description = "Maximum tokens of recalled messages, within maxTokens"),
-        ("lastMessages" = Option<u32>, Query, description = "Number of messages that the strategy window includes, at least 1"),
-    ),
+    params(SessionPath, PreviewMemoryQuery),
     responses((status = 200, body = Envelope<AssembledPrompt>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn preview_memory(
     State(api): State<ApiState>,
     CurrentUser(principal): CurrentUser,
-    SessionPath(id): SessionPath,
-    mut query: QueryParams,
+    PathParams(SessionPath { session_id: id }): PathParams<SessionPath>,
+    QueryParams(query): QueryParams<PreviewMemoryQuery>,
 ) -> ApiResult<Json<Envelope<AssembledPrompt>>> {
-    let message = query.take_text("message");
-    let memory = MemoryOptions {
-        strategy: query.take_choice("strategy", &STRATEGY_NAMES),
-        max_tokens: query.take_number("maxTokens", 0..=u32::MAX),
-        last_messages: query.take_number("lastMessages", 1..=u32::MAX),
-        recall_tokens: query.take_number("recallTokens", 0..=u32::MAX),
-    };
-    query.finish()?;
+    let PreviewMemoryQuery { message, strategy, max_tokens, recall_tokens, last_messages } = query;
+    let memory = MemoryOptions { strategy, max_tokens, last_messages, recall_tokens };
     // Validated like a real message, so that the preview refuses what a turn would refuse.
     let read = |text| {
         MessageBody::parse(

@@ -2,18 +2,21 @@
 //! calling a model.
 
 use super::ApiState;
-use super::auth_middleware::audit_session;
+use super::auth_middleware::{CurrentUser, SessionAudit};
 use super::body::{RawJsonBody, parse_json};
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
-use super::extract::{CurrentUser, MessagePath, NoQueryParams, SessionPath, read_idempotency_key};
-use super::query::QueryParams;
+use super::idempotency::{IdempotencyScope, read_idempotency_key};
+use super::param::{parse_number, parse_param};
+use super::path::{MessagePath, PathParams, SessionPath};
+use super::query::{QueryParams, RouteQuery};
 use super::ui_message::{UiMessage, to_ui_messages};
 use crate::clock;
 use crate::domain::content::MessageBody;
 use crate::domain::message::MessageParts;
 use crate::domain::page::{MAX_PAGE_SIZE, MessageSlice, MessageView};
 use crate::domain::{
-    Message, MessageId, MessageType, Principal, Role, Session, SessionId, Timestamp, tool,
+    FieldError, Message, MessageId, MessageType, Principal, Role, Session, SessionId, Timestamp,
+    tool,
 };
 use crate::error::Result;
 use crate::json::deserialize_present;
@@ -26,7 +29,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 /// A page of messages.
 #[derive(Serialize, ToSchema)]
@@ -48,10 +51,53 @@ pub(super) enum MessageListResponse {
     Ui(MessageList<UiMessage>),
 }
 
-#[derive(Clone, Copy, PartialEq)]
+/// Page and format of a list of messages.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListMessagesQuery {
+    /// Page size, 1 to 100 (default 50)
+    #[serde(deserialize_with = "parse_number::<_, 1, MAX_PAGE_SIZE>")]
+    limit: Option<u32>,
+    /// Only messages before the one with this ID
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    before: Option<MessageId>,
+    /// Only messages after the one with this ID; not together with before
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    after: Option<MessageId>,
+    /// path (default), the active path; or all, every branch in the order stored
+    #[param(value_type = Option<String>)]
+    view: MessageView,
+    /// plain (default); or ui, the AI SDK's UIMessages
+    #[param(value_type = Option<String>)]
+    format: MessageFormat,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
 enum MessageFormat {
+    #[default]
     Plain,
     Ui,
+}
+
+impl RouteQuery for ListMessagesQuery {
+    fn check(&self, errors: &mut Vec<FieldError>) {
+        errors.extend(self.slice().err());
+    }
+}
+
+impl ListMessagesQuery {
+    fn slice(&self) -> Result<MessageSlice, FieldError> {
+        match (&self.before, &self.after) {
+            (None, None) => Ok(MessageSlice::Newest),
+            (Some(id), None) => Ok(MessageSlice::Before(id.clone())),
+            (None, Some(id)) => Ok(MessageSlice::After(id.clone())),
+            (Some(_), Some(_)) => Err(FieldError::new("after", "must not be combined with before")),
+        }
+    }
 }
 
 /// List messages of a session.
@@ -59,44 +105,19 @@ enum MessageFormat {
 /// By default the newest 50 of the active path. A page is ordered oldest first.
 #[utoipa::path(
     get, path = "/api/chat-sessions/{sessionId}/messages", tag = "messages",
-    params(
-        ("sessionId" = String, Path),
-        ("limit" = Option<u32>, Query, description = "Page size, 1 to 100 (default 50)"),
-        ("before" = Option<String>, Query, description = "Only messages before the one with this ID"),
-        ("after" = Option<String>, Query, description = "Only messages after the one with this ID; not together with before"),
-        ("view" = Option<String>, Query, description = "path (default), the active path; or all, every branch in the order stored"),
-        ("format" = Option<String>, Query, description = "plain (default); or ui, the AI SDK's UIMessages"),
-    ),
+    params(SessionPath, ListMessagesQuery),
     responses((status = 200, body = Envelope<MessageListResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn list_messages(
     State(api): State<ApiState>,
     CurrentUser(principal): CurrentUser,
-    SessionPath(session): SessionPath,
-    mut query: QueryParams,
+    PathParams(SessionPath { session_id: session }): PathParams<SessionPath>,
+    QueryParams(query): QueryParams<ListMessagesQuery>,
 ) -> ApiResult<Json<Envelope<MessageListResponse>>> {
-    let limit = query.take_number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(50);
-    let before = query.take_parsed("before", |id| MessageId::parse("before", id));
-    let after = query.take_parsed("after", |id| MessageId::parse("after", id));
-    let view = query
-        .take_choice("view", &[("path", MessageView::Path), ("all", MessageView::All)])
-        .unwrap_or_default();
-    let format = query
-        .take_choice("format", &[("plain", MessageFormat::Plain), ("ui", MessageFormat::Ui)])
-        .unwrap_or(MessageFormat::Plain);
-    let slice = match (before, after) {
-        (None, None) => MessageSlice::Newest,
-        (Some(id), None) => MessageSlice::Before(id),
-        (None, Some(id)) => MessageSlice::After(id),
-        (Some(_), Some(_)) => {
-            query.add_error("after", "must not be combined with before");
-            // Never used: `finish` returns the error.
-            MessageSlice::Newest
-        }
-    };
-    query.finish()?;
-    let page =
-        api.store.list_messages(&principal, &session, MessageQuery { view, slice, limit }).await?;
+    let format = query.format;
+    let query =
+        MessageQuery { view: query.view, slice: query.slice()?, limit: query.limit.unwrap_or(50) };
+    let page = api.store.list_messages(&principal, &session, query).await?;
     let list = match format {
         MessageFormat::Plain => {
             let MessagePage { messages, has_more } = page;
@@ -104,8 +125,8 @@ pub(super) async fn list_messages(
         }
         MessageFormat::Ui => {
             let page = extend_to_first_reply(&api, &principal, &session, page).await?;
-            let (messages, has_more) = (to_ui_messages(page.messages), page.has_more);
-            MessageListResponse::Ui(MessageList { messages, has_more })
+            let messages = to_ui_messages(page.messages);
+            MessageListResponse::Ui(MessageList { messages, has_more: page.has_more })
         }
     };
     Ok(ok_response("Messages retrieved successfully", list))
@@ -152,16 +173,15 @@ async fn extend_to_first_reply(
 /// Get a message.
 #[utoipa::path(
     get, path = "/api/chat-sessions/{sessionId}/messages/{messageId}", tag = "messages",
-    params(("sessionId" = String, Path), ("messageId" = String, Path, description = "The message's ID, or its clientMessageId")),
+    params(MessagePath),
     responses((status = 200, body = Envelope<Message>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn get_message(
     State(api): State<ApiState>,
     CurrentUser(principal): CurrentUser,
-    MessagePath(session, id): MessagePath,
-    _query: NoQueryParams,
+    PathParams(MessagePath { session_id, message_id }): PathParams<MessagePath>,
 ) -> ApiResult<Json<Envelope<Message>>> {
-    let message = api.store.get_message(&principal, &session, &id).await?;
+    let message = api.store.get_message(&principal, &session_id, &message_id).await?;
     Ok(ok_response("Message retrieved successfully", message))
 }
 
@@ -220,8 +240,8 @@ pub(super) struct CreateMessageResponse {
 )]
 pub(super) async fn create_message(
     State(api): State<ApiState>,
-    _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
+    audit: SessionAudit,
     headers: HeaderMap,
     RawJsonBody(raw): RawJsonBody,
 ) -> ApiResult<(StatusCode, Json<Envelope<CreateMessageResponse>>)> {
@@ -239,7 +259,7 @@ pub(super) async fn create_message(
         session_id,
         now,
         parent: parse_parent(body.parent_id)?,
-        idempotency_key: read_idempotency_key(&headers, "POST /api/chat-messages", &raw)?,
+        idempotency_key: read_idempotency_key(&headers, IdempotencyScope::ChatMessage, &raw)?,
         message: NewMessage {
             id: MessageId::generate(),
             client_message_id: body
@@ -255,8 +275,7 @@ pub(super) async fn create_message(
             reply: ReplyFields::default(),
         },
     };
-    // The session is named in the body, so the middleware could not write the audit line.
-    audit_session(&principal, "/api/chat-messages", &post.session_id);
+    audit.record(&post.session_id);
     let (message, session) = api.chat.post_message(&principal, post).await?;
     Ok((
         StatusCode::CREATED,

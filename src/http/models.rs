@@ -1,8 +1,8 @@
 //! `/api/models`: the models of the configured provider.
 
 use super::ApiState;
+use super::auth_middleware::CurrentUser;
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
-use super::extract::{CurrentUser, NoQueryParams};
 use crate::chat::ModelInfo;
 use axum::Json;
 use axum::extract::State;
@@ -25,7 +25,6 @@ pub(super) struct ModelListResponse {
 pub(super) async fn list_models(
     State(api): State<ApiState>,
     CurrentUser(_principal): CurrentUser,
-    _query: NoQueryParams,
 ) -> ApiResult<Json<Envelope<ModelListResponse>>> {
     let models = api.chat.list_models().await?;
     let default = api.memory.default_model().to_owned();

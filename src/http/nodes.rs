@@ -2,18 +2,20 @@
 //! and read marks.
 
 use super::ApiState;
+use super::auth_middleware::CurrentUser;
 use super::body::JsonBody;
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
-use super::extract::{CurrentUser, NoQueryParams, NodePath, SessionPath};
-use super::query::QueryParams;
+use super::param::parse_number;
+use super::path::{NodePath, PathParams, SessionPath};
+use super::query::{QueryParams, RouteQuery};
 use crate::domain::node::{ChatNode, format_chat_id, parse_chat_id};
 use crate::domain::page::MAX_PAGE_SIZE;
-use crate::domain::{FieldError, MessageId, SessionId, UserId};
+use crate::domain::{MessageId, SessionId, UserId};
 use crate::error::{Error, ErrorKind};
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 /// A page of a session's nodes.
 #[derive(Serialize, ToSchema)]
@@ -25,30 +27,42 @@ pub(super) struct NodeListResponse {
     next_cursor: Option<String>,
 }
 
+/// The page of a list of nodes.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListNodesQuery {
+    /// Page size, 1 to 100 (default 100)
+    #[serde(deserialize_with = "parse_number::<_, 1, MAX_PAGE_SIZE>")]
+    limit: Option<u32>,
+    /// The nextCursor of the previous page
+    cursor: Option<String>,
+}
+
+impl RouteQuery for ListNodesQuery {}
+
 /// List a session's nodes with their messages.
 ///
 /// All branches are included. A node holds at most 10,000 messages or 128 KiB.
 #[utoipa::path(
     get, path = "/api/chat-sessions/{sessionId}/nodes", tag = "messages",
-    params(
-        ("sessionId" = String, Path),
-        ("limit" = Option<u32>, Query, description = "Page size, 1 to 100 (default 100)"),
-        ("cursor" = Option<String>, Query, description = "The nextCursor of the previous page"),
-    ),
+    params(SessionPath, ListNodesQuery),
     responses((status = 200, body = Envelope<NodeListResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn list_nodes(
     State(api): State<ApiState>,
     CurrentUser(principal): CurrentUser,
-    SessionPath(session): SessionPath,
-    mut query: QueryParams,
+    PathParams(SessionPath { session_id: session }): PathParams<SessionPath>,
+    QueryParams(query): QueryParams<ListNodesQuery>,
 ) -> ApiResult<Json<Envelope<NodeListResponse>>> {
-    let limit = query.take_number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(MAX_PAGE_SIZE);
-    let expected = || FieldError::new("cursor", "must be a nextCursor of the same list");
-    let first =
-        query.take_parsed("cursor", |name| parse_chat_id(&session, name).ok_or_else(expected));
-    query.finish()?;
-    let page = api.store.list_nodes(&principal, &session, first.unwrap_or(1), limit).await?;
+    let first = match &query.cursor {
+        Some(cursor) => parse_chat_id(&session, cursor).ok_or_else(|| {
+            Error::invalid_field("cursor", "must be a nextCursor of the same list")
+        })?,
+        None => 1,
+    };
+    let limit = query.limit.unwrap_or(MAX_PAGE_SIZE);
+    let page = api.store.list_nodes(&principal, &session, first, limit).await?;
     let next_cursor = page.next_node.map(|number| format_chat_id(&session, number));
     Ok(ok_response(
         "Nodes retrieved successfully",
@@ -59,14 +73,13 @@ pub(super) async fn list_nodes(
 /// Get a node with its messages.
 #[utoipa::path(
     get, path = "/api/chat-sessions/{sessionId}/nodes/{chatId}", tag = "messages",
-    params(("sessionId" = String, Path), ("chatId" = String, Path, description = "`chat_<sessionId>_<number>`")),
+    params(NodePath),
     responses((status = 200, body = Envelope<ChatNode>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn get_node(
     State(api): State<ApiState>,
     CurrentUser(principal): CurrentUser,
-    NodePath(session, name): NodePath,
-    _query: NoQueryParams,
+    PathParams(NodePath { session_id: session, chat_id: name }): PathParams<NodePath>,
 ) -> ApiResult<Json<Envelope<ChatNode>>> {
     // A malformed name is looked up as the nonexistent node 0, so that a caller without access to
     // the session gets `session_not_found` for any name.
@@ -105,15 +118,14 @@ pub(super) struct MarkSeenResponse {
 /// Messages of other users up to the mark become `seen`. A mark never moves back.
 #[utoipa::path(
     post, path = "/api/chat-sessions/{sessionId}/seen", tag = "messages",
-    params(("sessionId" = String, Path)),
+    params(SessionPath),
     request_body = MarkSeenRequest,
     responses((status = 200, body = Envelope<MarkSeenResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn mark_messages_seen(
     State(api): State<ApiState>,
-    _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
-    SessionPath(session_id): SessionPath,
+    PathParams(SessionPath { session_id }): PathParams<SessionPath>,
     JsonBody(body): JsonBody<MarkSeenRequest>,
 ) -> ApiResult<Json<Envelope<MarkSeenResponse>>> {
     let up_to = MessageId::parse("upTo", &body.up_to)?;

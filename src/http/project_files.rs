@@ -2,10 +2,11 @@
 //! the project, which is the `ETag` of these routes.
 
 use super::ApiState;
+use super::auth_middleware::CurrentUser;
 use super::body::LimitedJsonBody;
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
-use super::extract::{CurrentUser, NoQueryParams, ProjectFilePath, parse_if_match};
-use super::projects::{EtagHeader, etag_header};
+use super::etag::{EtagHeader, IfMatch, etag_header};
+use super::path::{PathParams, ProjectFilePath};
 use crate::clock;
 use crate::domain::project::{self, FileEntry, FileLanguage, FilePath};
 use crate::error::Result;
@@ -13,7 +14,7 @@ use crate::memory::tokens;
 use crate::store::NewFile;
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -48,14 +49,13 @@ type FileWithEtag = (EtagHeader, Json<Envelope<ProjectFileResponse>>);
 /// Get a file of a project.
 #[utoipa::path(
     get, path = "/api/projects/{projectId}/files/{*path}", tag = "projects",
-    params(("projectId" = String, Path), ("path" = String, Path, description = "Path of the file in the project; may contain slashes")),
+    params(ProjectFilePath),
     responses((status = 200, body = Envelope<ProjectFileResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn get_project_file(
     State(api): State<ApiState>,
     CurrentUser(principal): CurrentUser,
-    ProjectFilePath(id, path): ProjectFilePath,
-    _query: NoQueryParams,
+    PathParams(ProjectFilePath { project_id: id, path }): PathParams<ProjectFilePath>,
 ) -> ApiResult<FileWithEtag> {
     let found = api.store.get_file(&principal, &id, &path).await?;
     let file = ProjectFileResponse { entry: found.entry, content: found.content };
@@ -66,9 +66,8 @@ pub(super) async fn get_project_file(
 #[utoipa::path(
     put, path = "/api/projects/{projectId}/files/{*path}", tag = "projects",
     params(
-        ("projectId" = String, Path),
-        ("path" = String, Path, description = "Path of the file in the project: relative, without .., at most 512 bytes; may contain slashes"),
-        ("If-Match" = Option<String>, Header, description = "ETag of the project; the request fails with 412 `version_conflict` if the project has changed since"),
+        ProjectFilePath,
+        IfMatch,
     ),
     request_body = PutFileRequest,
     responses(
@@ -79,18 +78,16 @@ pub(super) async fn get_project_file(
 )]
 pub(super) async fn put_project_file(
     State(api): State<ApiState>,
-    _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
-    ProjectFilePath(id, path): ProjectFilePath,
-    headers: HeaderMap,
+    PathParams(ProjectFilePath { project_id: id, path }): PathParams<ProjectFilePath>,
+    IfMatch(versions): IfMatch,
     // 1 MiB of text can be six times as long in JSON, with each byte written as an escape.
     LimitedJsonBody(body): LimitedJsonBody<8, PutFileRequest>,
 ) -> ApiResult<(StatusCode, FileWithEtag)> {
     let file = build_new_file(path.as_str(), body).await?;
     // The store takes the file, and the response repeats its content.
     let content = file.content.clone();
-    let put =
-        api.store.put_file(&principal, &id, file, parse_if_match(&headers)?, clock::now()).await?;
+    let put = api.store.put_file(&principal, &id, file, versions, clock::now()).await?;
     let (status, message) = match put.is_new {
         true => (StatusCode::CREATED, "File created successfully"),
         false => (StatusCode::OK, "File updated successfully"),
@@ -116,20 +113,17 @@ pub(super) struct DeleteFileResponse {
 #[utoipa::path(
     delete, path = "/api/projects/{projectId}/files/{*path}", tag = "projects",
     params(
-        ("projectId" = String, Path),
-        ("path" = String, Path),
-        ("If-Match" = Option<String>, Header, description = "ETag of the project; the request fails with 412 `version_conflict` if the project has changed since"),
+        ProjectFilePath,
+        IfMatch,
     ),
     responses((status = 200, body = Envelope<DeleteFileResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn delete_project_file(
     State(api): State<ApiState>,
     CurrentUser(principal): CurrentUser,
-    ProjectFilePath(id, path): ProjectFilePath,
-    headers: HeaderMap,
-    _query: NoQueryParams,
+    PathParams(ProjectFilePath { project_id: id, path }): PathParams<ProjectFilePath>,
+    IfMatch(versions): IfMatch,
 ) -> ApiResult<(EtagHeader, Json<Envelope<DeleteFileResponse>>)> {
-    let versions = parse_if_match(&headers)?;
     // The file is gone, so the ETag is that of the project after the deletion.
     let deletion = api.store.delete_file(&principal, &id, &path, versions, clock::now()).await?;
     Ok((

@@ -2,14 +2,16 @@
 //! serves single files.
 
 use super::ApiState;
+use super::auth_middleware::CurrentUser;
 use super::body::{JsonBody, LimitedJsonBody};
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
-use super::extract::{CurrentUser, NoQueryParams, ProjectPath, parse_if_match};
+use super::etag::{EtagHeader, IfMatch, etag_header};
+use super::path::{PathParams, ProjectPath};
 use super::project_files::{PutFileRequest, build_new_file};
-use super::query::QueryParams;
-use super::sessions::{DeleteSessionsResponse, SessionListResponse, parse_session_query};
+use super::query::{PageQuery, QueryParams, RouteQuery};
+use super::sessions::{DeleteSessionsResponse, ListSessionsQuery, SessionListResponse};
 use crate::clock;
-use crate::domain::page::{MAX_PAGE_SIZE, Pagination};
+use crate::domain::page::{Pagination, SessionQuery};
 use crate::domain::project::{self, GenerationStatus};
 use crate::domain::{FieldError, Project, ProjectId};
 use crate::error::{Error, Result};
@@ -17,21 +19,14 @@ use crate::json::{StrictObject, deserialize_present};
 use crate::store::{NewFile, NewProject, ProjectUpdate};
 use axum::Json;
 use axum::extract::State;
-use axum::http::header::{ETAG, HeaderName};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
-use utoipa::ToSchema;
-
-/// The `ETag` header with the version of a project.
-pub(super) type EtagHeader = [(HeaderName, String); 1];
+use utoipa::openapi::path::{Parameter, ParameterIn};
+use utoipa::{IntoParams, ToSchema};
 
 type ProjectWithEtag = (EtagHeader, Json<Envelope<Project>>);
-
-pub(super) fn etag_header(version: u32) -> EtagHeader {
-    [(ETAG, format!("\"{version}\""))]
-}
 
 fn respond_with_project(message: &'static str, project: Project) -> ProjectWithEtag {
     (etag_header(project.version), ok_response(message, project))
@@ -72,7 +67,6 @@ pub(super) struct ProjectFileInput {
 )]
 pub(super) async fn create_project(
     State(api): State<ApiState>,
-    _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
     LimitedJsonBody(body): LimitedJsonBody<32, CreateProjectRequest>,
 ) -> ApiResult<(StatusCode, ProjectWithEtag)> {
@@ -124,21 +118,15 @@ pub(super) struct ProjectListResponse {
 /// List the caller's projects, most recently changed first.
 #[utoipa::path(
     get, path = "/api/projects", tag = "projects",
-    params(
-        ("page" = Option<u32>, Query, description = "Page number, from 1; a page past the end is empty"),
-        ("limit" = Option<u32>, Query, description = "Page size, 1 to 100 (default 20)"),
-    ),
+    params(PageQuery),
     responses((status = 200, body = Envelope<ProjectListResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn list_projects(
     State(api): State<ApiState>,
     CurrentUser(principal): CurrentUser,
-    mut query: QueryParams,
+    QueryParams(query): QueryParams<PageQuery>,
 ) -> ApiResult<Json<Envelope<ProjectListResponse>>> {
-    let page = query.take_number("page", 1..=u32::MAX).unwrap_or(1);
-    let limit = query.take_number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20);
-    query.finish()?;
-    let page = api.store.list_projects(&principal, page, limit).await?;
+    let page = api.store.list_projects(&principal, query.page(), query.limit()).await?;
     let list = ProjectListResponse { projects: page.projects, pagination: page.pagination };
     Ok(ok_response("Projects retrieved successfully", list))
 }
@@ -146,14 +134,13 @@ pub(super) async fn list_projects(
 /// Get a project.
 #[utoipa::path(
     get, path = "/api/projects/{projectId}", tag = "projects",
-    params(("projectId" = String, Path)),
+    params(ProjectPath),
     responses((status = 200, body = Envelope<Project>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn get_project(
     State(api): State<ApiState>,
     CurrentUser(principal): CurrentUser,
-    ProjectPath(id): ProjectPath,
-    _query: NoQueryParams,
+    PathParams(ProjectPath { project_id: id }): PathParams<ProjectPath>,
 ) -> ApiResult<ProjectWithEtag> {
     let project = api.store.get_project(&principal, &id).await?;
     Ok(respond_with_project("Project retrieved successfully", project))
@@ -181,16 +168,15 @@ pub(super) struct UpdateProjectRequest {
 /// Update fields of a project.
 #[utoipa::path(
     patch, path = "/api/projects/{projectId}", tag = "projects",
-    params(("projectId" = String, Path), ("If-Match" = Option<String>, Header, description = "ETag of the project; the request fails with 412 `version_conflict` if the project has changed since")),
+    params(ProjectPath, IfMatch),
     request_body = UpdateProjectRequest,
     responses((status = 200, body = Envelope<Project>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn update_project(
     State(api): State<ApiState>,
-    _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
-    ProjectPath(id): ProjectPath,
-    headers: HeaderMap,
+    PathParams(ProjectPath { project_id: id }): PathParams<ProjectPath>,
+    IfMatch(versions): IfMatch,
     JsonBody(body): JsonBody<UpdateProjectRequest>,
 ) -> ApiResult<ProjectWithEtag> {
     if body.files.is_some() {
@@ -207,7 +193,6 @@ pub(super) async fn update_project(
         system_prompt,
         generation_status: body.generation_status,
     };
-    let versions = parse_if_match(&headers)?;
     let project = api.store.update_project(&principal, &id, change, versions, clock::now()).await?;
     Ok(respond_with_project("Project updated successfully", project))
 }
@@ -217,49 +202,55 @@ pub(super) async fn update_project(
 /// Running replies are stopped.
 #[utoipa::path(
     delete, path = "/api/projects/{projectId}", tag = "projects",
-    params(("projectId" = String, Path), ("If-Match" = Option<String>, Header, description = "ETag of the project; the request fails with 412 `version_conflict` if the project has changed since")),
+    params(ProjectPath, IfMatch),
     responses((status = 200, body = Envelope<DeleteSessionsResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn delete_project(
     State(api): State<ApiState>,
     CurrentUser(principal): CurrentUser,
-    ProjectPath(id): ProjectPath,
-    headers: HeaderMap,
-    _query: NoQueryParams,
+    PathParams(ProjectPath { project_id: id }): PathParams<ProjectPath>,
+    IfMatch(versions): IfMatch,
 ) -> ApiResult<Json<Envelope<DeleteSessionsResponse>>> {
-    let deleted =
-        api.chat.delete_project(&principal, &id, parse_if_match(&headers)?, clock::now()).await?;
+    let deleted = api.chat.delete_project(&principal, &id, versions, clock::now()).await?;
     Ok(ok_response("Project deleted successfully", deleted.into()))
+}
+
+/// The parameters of a list of sessions, without the project: that is part of the path.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(super) struct ListProjectSessionsQuery(ListSessionsQuery);
+
+impl RouteQuery for ListProjectSessionsQuery {
+    fn check(&self, errors: &mut Vec<FieldError>) {
+        self.0.check(errors);
+        if self.0.project_id.is_some() {
+            errors.push(FieldError::new("projectId", "is not a parameter of this route"));
+        }
+    }
+}
+
+impl IntoParams for ListProjectSessionsQuery {
+    fn into_params(location: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let params = ListSessionsQuery::into_params(location).into_iter();
+        params.filter(|param| param.name != "projectId").collect()
+    }
 }
 
 /// List the sessions of a project: pinned first, then by latest activity.
 #[utoipa::path(
     get, path = "/api/projects/{projectId}/chat-sessions", tag = "projects",
-    params(
-        ("projectId" = String, Path),
-        ("page" = Option<u32>, Query, description = "Page number, from 1; a page past the end is empty"),
-        ("limit" = Option<u32>, Query, description = "Page size, 1 to 100 (default 20)"),
-        ("cursor" = Option<String>, Query, description = "The nextCursor of the previous page, instead of page"),
-        ("search" = Option<String>, Query, description = "Words of the title, each matched as a prefix; case and accents are ignored"),
-        ("status" = Option<String>, Query, description = "Only sessions with this status"),
-        ("archived" = Option<String>, Query, description = "true, false (default) or all"),
-        ("sort" = Option<String>, Query, description = "lastMessageAt, createdAt, updatedAt or title; prefix with - for descending order (default -lastMessageAt)"),
-    ),
+    params(ProjectPath, ListProjectSessionsQuery),
     responses((status = 200, body = Envelope<SessionListResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn list_project_sessions(
     State(api): State<ApiState>,
     CurrentUser(principal): CurrentUser,
-    ProjectPath(id): ProjectPath,
-    query: QueryParams,
+    PathParams(ProjectPath { project_id: id }): PathParams<ProjectPath>,
+    QueryParams(ListProjectSessionsQuery(query)): QueryParams<ListProjectSessionsQuery>,
 ) -> ApiResult<Json<Envelope<SessionListResponse>>> {
-    let mut query = parse_session_query(query)?;
-    if query.project_id.is_some() {
-        return Err(Error::invalid_field("projectId", "is not a parameter of this route"));
-    }
     // An admin may list another user's project, so the owner is the project's, not the caller.
     let project = api.store.get_project(&principal, &id).await?;
-    query.project_id = Some(project.id);
+    let query = SessionQuery { project_id: Some(project.id), ..query.into_session_query()? };
     let page = api.store.list_all_sessions(Some(&project.owner), query).await?;
     Ok(ok_response("Sessions retrieved successfully", page.into()))
 }

@@ -1,9 +1,9 @@
 //! `/api/render`: Markdown to sanitized HTML.
 
 use super::ApiState;
+use super::auth_middleware::CurrentUser;
 use super::body::JsonBody;
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
-use super::extract::{CurrentUser, NoQueryParams};
 use crate::error::Error;
 use crate::markup;
 use axum::Json;
@@ -42,7 +42,6 @@ pub(super) struct RenderResponse {
 )]
 pub(super) async fn render_markdown(
     State(api): State<ApiState>,
-    _query: NoQueryParams,
     CurrentUser(_principal): CurrentUser,
     JsonBody(body): JsonBody<RenderRequest>,
 ) -> ApiResult<Json<Envelope<RenderResponse>>> {

@@ -1,18 +1,19 @@
 //! `/api/search`: full-text search in messages and titles.
 
 use super::ApiState;
+use super::auth_middleware::CurrentUser;
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
-use super::extract::CurrentUser;
-use super::query::QueryParams;
+use super::param::{ParseParam, parse_number, parse_param};
+use super::query::{QueryParams, RouteQuery};
 use crate::chat::ResolvedSearchHit;
 use crate::domain::page::MAX_PAGE_SIZE;
-use crate::domain::search::{SearchCursor, SearchQuery, parse_terms};
+use crate::domain::search::{SearchCursor, SearchQuery, SearchTerm, parse_terms};
 use crate::domain::{FieldError, MessageId, ProjectId, Role, SessionId, Timestamp};
 use crate::error::Result;
 use axum::Json;
 use axum::extract::State;
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 const MAX_QUERY_BYTES: usize = 1000;
 
@@ -63,6 +64,76 @@ impl From<ResolvedSearchHit> for SearchResult {
     }
 }
 
+/// Words to search for, and filters.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct SearchMessagesQuery {
+    /// Words to search for; at most 16 are used
+    #[param(required = true)]
+    q: String,
+    /// Only sessions of this project
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    project_id: Option<ProjectId>,
+    /// Only messages and the title of this session
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    session_id: Option<SessionId>,
+    /// Only messages with this role, and no titles
+    role: Option<Role>,
+    /// Only results at or after this time (RFC 3339)
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    from: Option<Timestamp>,
+    /// Only results before this time (RFC 3339)
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    to: Option<Timestamp>,
+    /// Page size, 1 to 100 (default 20)
+    #[serde(deserialize_with = "parse_number::<_, 1, MAX_PAGE_SIZE>")]
+    limit: Option<u32>,
+    /// The nextCursor of the previous page
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    cursor: Option<SearchCursor>,
+}
+
+impl RouteQuery for SearchMessagesQuery {
+    fn check(&self, errors: &mut Vec<FieldError>) {
+        errors.extend(self.terms().err());
+    }
+}
+
+impl SearchMessagesQuery {
+    fn terms(&self) -> Result<Vec<SearchTerm>, FieldError> {
+        match self.q.len() {
+            // Without `q` there are no words, which `parse_terms` refuses.
+            0..=MAX_QUERY_BYTES => parse_terms(&self.q),
+            _ => Err(FieldError::new("q", "must be at most 1000 bytes")),
+        }
+    }
+
+    fn into_search_query(self) -> Result<SearchQuery> {
+        Ok(SearchQuery {
+            terms: self.terms()?,
+            project_id: self.project_id,
+            session_id: self.session_id,
+            role: self.role,
+            from: self.from,
+            to: self.to,
+            after: self.cursor,
+            limit: self.limit.unwrap_or(20),
+        })
+    }
+}
+
+impl ParseParam for SearchCursor {
+    fn parse_param(text: &str) -> Result<Self, FieldError> {
+        Self::decode(text)
+    }
+}
+
 /// Search messages and titles of all sessions the caller may read.
 ///
 /// Archived sessions and all branches are included. Each word of the query must be a prefix of a
@@ -70,58 +141,17 @@ impl From<ResolvedSearchHit> for SearchResult {
 /// Case and accents are ignored. New messages are found within two seconds.
 #[utoipa::path(
     get, path = "/api/search", tag = "messages",
-    params(
-        ("q" = String, Query, description = "Words to search for; at most 16 are used"),
-        ("projectId" = Option<String>, Query, description = "Only sessions of this project"),
-        ("sessionId" = Option<String>, Query, description = "Only messages and the title of this session"),
-        ("role" = Option<Role>, Query, description = "Only messages with this role, and no titles"),
-        ("from" = Option<String>, Query, description = "Only results at or after this time (RFC 3339)"),
-        ("to" = Option<String>, Query, description = "Only results before this time (RFC 3339)"),
-        ("limit" = Option<u32>, Query, description = "Page size, 1 to 100 (default 20)"),
-        ("cursor" = Option<String>, Query, description = "The nextCursor of the previous page"),
-    ),
+    params(SearchMessagesQuery),
     responses((status = 200, body = Envelope<SearchResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn search_messages(
     State(api): State<ApiState>,
     CurrentUser(principal): CurrentUser,
-    query: QueryParams,
+    QueryParams(query): QueryParams<SearchMessagesQuery>,
 ) -> ApiResult<Json<Envelope<SearchResponse>>> {
-    let query = parse_search_query(query)?;
+    let query = query.into_search_query()?;
     let (findings, next) = api.chat.search_messages(&principal, &query).await?;
     let results = findings.into_iter().map(SearchResult::from).collect();
     let next_cursor = next.map(|spot| spot.encode());
     Ok(ok_response("Search completed successfully", SearchResponse { results, next_cursor }))
-}
-
-fn parse_search_query(mut query: QueryParams) -> Result<SearchQuery> {
-    let time = |name: &'static str| {
-        move |text: &str| {
-            Timestamp::parse(text)
-                .ok_or_else(|| FieldError::new(name, "must be a time in RFC 3339"))
-        }
-    };
-    // Without `q` there are no words, which `parse_terms` refuses.
-    let text = query.take_text("q").unwrap_or_default();
-    let terms = match text.len() {
-        0..=MAX_QUERY_BYTES => parse_terms(&text),
-        _ => Err(FieldError::new("q", "must be at most 1000 bytes")),
-    };
-    if let Err(invalid) = &terms {
-        query.add_error("q", invalid.message.clone());
-    }
-    let roles = [Role::User, Role::Assistant, Role::System, Role::Tool];
-    let search = SearchQuery {
-        // An invalid text has been recorded above; `finish` returns it with all other errors.
-        terms: terms.unwrap_or_default(),
-        project_id: query.take_parsed("projectId", |id| ProjectId::parse("projectId", id)),
-        session_id: query.take_parsed("sessionId", |id| SessionId::parse("sessionId", id)),
-        role: query.take_choice("role", &roles.map(|role| (role.as_str(), role))),
-        from: query.take_parsed("from", time("from")),
-        to: query.take_parsed("to", time("to")),
-        after: query.take_parsed("cursor", SearchCursor::decode),
-        limit: query.take_number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20),
-    };
-    query.finish()?;
-    Ok(search)
 }

@@ -1,10 +1,13 @@
 //! `/api/chat-sessions`: creating, listing, reading, updating and deleting sessions.
 
 use super::ApiState;
+use super::auth_middleware::CurrentUser;
 use super::body::JsonBody;
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
-use super::extract::{CurrentUser, NoQueryParams, SessionPath, parse_if_match};
-use super::query::QueryParams;
+use super::etag::{EtagHeader, IfMatch, etag_header};
+use super::param::{parse_number, parse_param};
+use super::path::{PathParams, SessionPath};
+use super::query::{QueryParams, RouteQuery};
 use crate::clock;
 use crate::domain::page::{
     MAX_PAGE_SIZE, PagePosition, Pagination, SessionCursor, SessionQuery, SortOrder,
@@ -19,19 +22,18 @@ use crate::json::{deserialize_nullable, deserialize_optional_object, deserialize
 use crate::store::{DeleteFilter, DeletionResult, NewSession, SessionPage, SessionUpdate};
 use axum::Json;
 use axum::extract::State;
-use axum::http::header::{ETAG, HeaderName};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 /// Further words of a search are ignored.
 const MAX_SEARCH_WORDS: usize = 16;
 
-pub(super) type SessionWithEtag = ([(HeaderName, String); 1], Json<Envelope<Session>>);
+pub(super) type SessionWithEtag = (EtagHeader, Json<Envelope<Session>>);
 
 pub(super) fn respond_with_session(message: &'static str, session: Session) -> SessionWithEtag {
-    ([(ETAG, format!("\"{}\"", session.version))], ok_response(message, session))
+    (etag_header(session.version), ok_response(message, session))
 }
 
 /// A new session.
@@ -74,7 +76,6 @@ pub(super) struct CreateSessionRequest {
 )]
 pub(super) async fn create_session(
     State(api): State<ApiState>,
-    _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
     JsonBody(body): JsonBody<CreateSessionRequest>,
 ) -> ApiResult<(StatusCode, SessionWithEtag)> {
@@ -132,28 +133,97 @@ pub(super) struct SessionListResponse {
     next_cursor: Option<String>,
 }
 
+/// Filters, order and page of a list of sessions.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListSessionsQuery {
+    /// Page number, from 1; a page past the end is empty
+    #[serde(deserialize_with = "parse_number::<_, 1, { u32::MAX }>")]
+    page: Option<u32>,
+    /// Page size, 1 to 100 (default 20)
+    #[serde(deserialize_with = "parse_number::<_, 1, MAX_PAGE_SIZE>")]
+    limit: Option<u32>,
+    /// The nextCursor of the previous page, instead of page
+    cursor: Option<String>,
+    /// Words of the title, each matched as a prefix; case and accents are ignored
+    search: Option<String>,
+    /// Only sessions of this project
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    pub(super) project_id: Option<ProjectId>,
+    /// Only sessions with this status
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    status: Option<SessionStatus>,
+    /// true, false (default) or all
+    #[param(value_type = Option<String>)]
+    archived: ArchivedFilter,
+    /// lastMessageAt, createdAt, updatedAt or title; - for descending (default -lastMessageAt)
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    sort: SortOrder,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ArchivedFilter {
+    True,
+    #[default]
+    False,
+    All,
+}
+
+impl RouteQuery for ListSessionsQuery {
+    fn check(&self, errors: &mut Vec<FieldError>) {
+        errors.extend(self.position().err());
+    }
+}
+
+impl ListSessionsQuery {
+    fn position(&self) -> Result<PagePosition, FieldError> {
+        let Some(cursor) = &self.cursor else {
+            return Ok(PagePosition::Page(self.page.unwrap_or(1)));
+        };
+        // A cursor is a position in one order, so it is valid with the same `sort` only.
+        let cursor = SessionCursor::decode(cursor, self.sort)?;
+        if self.page.is_some() {
+            return Err(FieldError::new("cursor", "must not be combined with page"));
+        }
+        Ok(PagePosition::After(cursor))
+    }
+
+    pub(super) fn into_session_query(self) -> Result<SessionQuery> {
+        let search = self.search.as_deref().filter(|search| !search.trim().is_empty());
+        Ok(SessionQuery {
+            position: self.position()?,
+            limit: self.limit.unwrap_or(20),
+            sort: self.sort,
+            search: search
+                .map(|search| fold_words(search).into_iter().take(MAX_SEARCH_WORDS).collect()),
+            project_id: self.project_id,
+            status: self.status,
+            archived: match self.archived {
+                ArchivedFilter::True => Some(true),
+                ArchivedFilter::False => Some(false),
+                ArchivedFilter::All => None,
+            },
+        })
+    }
+}
+
 /// List the caller's sessions: pinned first, then by latest activity.
 #[utoipa::path(
     get, path = "/api/chat-sessions", tag = "sessions",
-    params(
-        ("page" = Option<u32>, Query, description = "Page number, from 1; a page past the end is empty"),
-        ("limit" = Option<u32>, Query, description = "Page size, 1 to 100 (default 20)"),
-        ("cursor" = Option<String>, Query, description = "The nextCursor of the previous page, instead of page"),
-        ("search" = Option<String>, Query, description = "Words of the title, each matched as a prefix; case and accents are ignored"),
-        ("projectId" = Option<String>, Query, description = "Only sessions of this project"),
-        ("status" = Option<String>, Query, description = "Only sessions with this status"),
-        ("archived" = Option<String>, Query, description = "true, false (default) or all"),
-        ("sort" = Option<String>, Query, description = "lastMessageAt, createdAt, updatedAt or title; prefix with - for descending order (default -lastMessageAt)"),
-    ),
+    params(ListSessionsQuery),
     responses((status = 200, body = Envelope<SessionListResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn list_sessions(
     State(api): State<ApiState>,
     CurrentUser(principal): CurrentUser,
-    query: QueryParams,
+    QueryParams(query): QueryParams<ListSessionsQuery>,
 ) -> ApiResult<Json<Envelope<SessionListResponse>>> {
-    let query = parse_session_query(query)?;
-    let page = api.store.list_sessions(&principal, query).await?;
+    let page = api.store.list_sessions(&principal, query.into_session_query()?).await?;
     Ok(ok_response("Sessions retrieved successfully", page.into()))
 }
 
@@ -167,43 +237,16 @@ impl From<SessionPage> for SessionListResponse {
     }
 }
 
-pub(super) fn parse_session_query(mut query: QueryParams) -> Result<SessionQuery> {
-    let sort = query.take_parsed("sort", SortOrder::parse).unwrap_or_default();
-    let page = query.take_number("page", 1..=u32::MAX);
-    // A cursor is a position in one order, so it is valid with the same `sort` only.
-    let cursor = query.take_parsed("cursor", |text| SessionCursor::decode(text, sort));
-    if page.is_some() && cursor.is_some() {
-        query.add_error("cursor", "must not be combined with page");
-    }
-    let search = query.take_text("search").filter(|search| !search.trim().is_empty());
-    let session_query = SessionQuery {
-        position: cursor.map_or(PagePosition::Page(page.unwrap_or(1)), PagePosition::After),
-        limit: query.take_number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20),
-        sort,
-        search: search
-            .map(|search| fold_words(&search).into_iter().take(MAX_SEARCH_WORDS).collect()),
-        project_id: query.take_parsed("projectId", |id| ProjectId::parse("projectId", id)),
-        status: query.take_parsed("status", SessionStatus::parse),
-        archived: query
-            .take_choice("archived", &[("true", Some(true)), ("false", Some(false)), ("all", None)])
-            .unwrap_or(Some(false)),
-    };
-    // After the last parameter, so that one response names every invalid one.
-    query.finish()?;
-    Ok(session_query)
-}
-
 /// Get a session.
 #[utoipa::path(
     get, path = "/api/chat-sessions/{sessionId}", tag = "sessions",
-    params(("sessionId" = String, Path)),
+    params(SessionPath),
     responses((status = 200, body = Envelope<Session>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn get_session(
     State(api): State<ApiState>,
     CurrentUser(principal): CurrentUser,
-    SessionPath(id): SessionPath,
-    _query: NoQueryParams,
+    PathParams(SessionPath { session_id: id }): PathParams<SessionPath>,
 ) -> ApiResult<SessionWithEtag> {
     let session = api.store.get_session(&principal, &id, AccessLevel::Participant).await?;
     Ok(respond_with_session("Session retrieved successfully", session))
@@ -248,16 +291,15 @@ pub(super) struct UpdateSessionRequest {
 /// Update fields of a session.
 #[utoipa::path(
     patch, path = "/api/chat-sessions/{sessionId}", tag = "sessions",
-    params(("sessionId" = String, Path), ("If-Match" = Option<String>, Header, description = "ETag of the session; the request fails with 412 `version_conflict` if the session has changed since")),
+    params(SessionPath, IfMatch),
     request_body = UpdateSessionRequest,
     responses((status = 200, body = Envelope<Session>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn update_session(
     State(api): State<ApiState>,
-    _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
-    SessionPath(id): SessionPath,
-    headers: HeaderMap,
+    PathParams(SessionPath { session_id: id }): PathParams<SessionPath>,
+    IfMatch(versions): IfMatch,
     JsonBody(body): JsonBody<UpdateSessionRequest>,
 ) -> ApiResult<SessionWithEtag> {
     // Absent keeps the project, null removes it.
@@ -278,10 +320,7 @@ pub(super) async fn update_session(
         participants: body.participants.map(parse_participants).transpose()?,
         project_id,
     };
-    let session = api
-        .chat
-        .change_session(&principal, &id, change, parse_if_match(&headers)?, clock::now())
-        .await?;
+    let session = api.chat.change_session(&principal, &id, change, versions, clock::now()).await?;
     Ok(respond_with_session("Session updated successfully", session))
 }
 
@@ -297,24 +336,20 @@ pub(super) struct SetTitleRequest {
 /// Rename a session.
 #[utoipa::path(
     put, path = "/api/chat-sessions/{sessionId}/title", tag = "sessions",
-    params(("sessionId" = String, Path), ("If-Match" = Option<String>, Header, description = "ETag of the session; the request fails with 412 `version_conflict` if the session has changed since")),
+    params(SessionPath, IfMatch),
     request_body = SetTitleRequest,
     responses((status = 200, body = Envelope<Session>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn set_session_title(
     State(api): State<ApiState>,
-    _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
-    SessionPath(id): SessionPath,
-    headers: HeaderMap,
+    PathParams(SessionPath { session_id: id }): PathParams<SessionPath>,
+    IfMatch(versions): IfMatch,
     JsonBody(body): JsonBody<SetTitleRequest>,
 ) -> ApiResult<SessionWithEtag> {
     let title = SessionTitle::from_user(body.title.as_deref())?;
     let change = SessionUpdate { title: Some(title), ..SessionUpdate::default() };
-    let session = api
-        .chat
-        .change_session(&principal, &id, change, parse_if_match(&headers)?, clock::now())
-        .await?;
+    let session = api.chat.change_session(&principal, &id, change, versions, clock::now()).await?;
     Ok(respond_with_session("Session updated successfully", session))
 }
 
@@ -329,24 +364,20 @@ pub(super) struct SetMetaRequest {
 /// Replace the application data of a session.
 #[utoipa::path(
     put, path = "/api/chat-sessions/{sessionId}/meta", tag = "sessions",
-    params(("sessionId" = String, Path), ("If-Match" = Option<String>, Header, description = "ETag of the session; the request fails with 412 `version_conflict` if the session has changed since")),
+    params(SessionPath, IfMatch),
     request_body = SetMetaRequest,
     responses((status = 200, body = Envelope<Session>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn set_session_meta(
     State(api): State<ApiState>,
-    _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
-    SessionPath(id): SessionPath,
-    headers: HeaderMap,
+    PathParams(SessionPath { session_id: id }): PathParams<SessionPath>,
+    IfMatch(versions): IfMatch,
     JsonBody(body): JsonBody<SetMetaRequest>,
 ) -> ApiResult<SessionWithEtag> {
     let meta = JsonObject::parse("meta", &body.meta)?;
     let change = SessionUpdate { meta: Some(meta), ..SessionUpdate::default() };
-    let session = api
-        .chat
-        .change_session(&principal, &id, change, parse_if_match(&headers)?, clock::now())
-        .await?;
+    let session = api.chat.change_session(&principal, &id, change, versions, clock::now()).await?;
     Ok(respond_with_session("Session updated successfully", session))
 }
 
@@ -365,14 +396,13 @@ pub(super) struct DeleteSessionResponse {
 /// A running reply is stopped.
 #[utoipa::path(
     delete, path = "/api/chat-sessions/{sessionId}", tag = "sessions",
-    params(("sessionId" = String, Path)),
+    params(SessionPath),
     responses((status = 200, body = Envelope<DeleteSessionResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn delete_session(
     State(api): State<ApiState>,
     CurrentUser(principal): CurrentUser,
-    SessionPath(id): SessionPath,
-    _query: NoQueryParams,
+    PathParams(SessionPath { session_id: id }): PathParams<SessionPath>,
 ) -> ApiResult<Json<Envelope<DeleteSessionResponse>>> {
     let deleted = api.chat.delete_session(&principal, &id).await?;
     let deleted = DeleteSessionResponse { session_id: id, deleted_messages: deleted.messages };
@@ -395,29 +425,37 @@ impl From<DeletionResult> for DeleteSessionsResponse {
     }
 }
 
+/// The sessions to delete.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct DeleteSessionsQuery {
+    /// Delete the sessions of this project
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    project_id: Option<ProjectId>,
+    /// Delete the sessions without activity since this time (RFC 3339)
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    before: Option<Timestamp>,
+}
+
+impl RouteQuery for DeleteSessionsQuery {}
+
 /// Delete several sessions of the caller.
 ///
 /// Exactly one of `projectId` and `before` must be given.
 #[utoipa::path(
     delete, path = "/api/chat-sessions", tag = "sessions",
-    params(
-        ("projectId" = Option<String>, Query, description = "Delete the sessions of this project"),
-        ("before" = Option<String>, Query, description = "Delete the sessions without activity since this time (RFC 3339)"),
-    ),
+    params(DeleteSessionsQuery),
     responses((status = 200, body = Envelope<DeleteSessionsResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn delete_sessions(
     State(api): State<ApiState>,
     CurrentUser(principal): CurrentUser,
-    mut query: QueryParams,
+    QueryParams(query): QueryParams<DeleteSessionsQuery>,
 ) -> ApiResult<Json<Envelope<DeleteSessionsResponse>>> {
-    let project = query.take_parsed("projectId", |id| ProjectId::parse("projectId", id));
-    let before = query.take_parsed("before", |time| {
-        Timestamp::parse(time)
-            .ok_or_else(|| FieldError::new("before", "must be a time in RFC 3339"))
-    });
-    query.finish()?;
-    let filter = match (project, before) {
+    let filter = match (query.project_id, query.before) {
         (Some(project), None) => DeleteFilter::Project(project),
         (None, Some(time)) => DeleteFilter::InactiveSince(time),
         // No filter must not mean all sessions: a client that forgot it would lose everything.

@@ -1,12 +1,13 @@
 //! `/api/chat/:sessionId/…`: resuming, stopping and regenerating replies.
 
 use super::ApiState;
-use super::auth_middleware::TurnAdmission;
+use super::auth_middleware::{CurrentUser, TurnAdmission};
 use super::body::{OptionalJsonBody, parse_json};
 use super::chat::{BusyAction, parse_message_id};
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
-use super::extract::{CurrentUser, NoQueryParams, SessionPath, read_idempotency_key};
-use super::query::QueryParams;
+use super::idempotency::{IdempotencyScope, read_idempotency_key};
+use super::path::{PathParams, SessionPath};
+use super::query::{QueryParams, RouteQuery};
 use super::sse;
 use crate::chat::{StreamCursor, TurnIntent, TurnRequest};
 use crate::domain::TurnId;
@@ -19,7 +20,18 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
+
+/// The position in the stream.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ResumeReplyQuery {
+    /// The same for clients that cannot set the header; the header takes precedence
+    last_event_id: Option<String>,
+}
+
+impl RouteQuery for ResumeReplyQuery {}
 
 /// Resume the stream of a running reply.
 ///
@@ -29,9 +41,9 @@ use utoipa::ToSchema;
 #[utoipa::path(
     get, path = "/api/chat/{sessionId}/stream", tag = "chat",
     params(
-        ("sessionId" = String, Path),
+        SessionPath,
         ("Last-Event-ID" = Option<String>, Header, description = "ID of the last frame received; with an unknown ID the stream starts from the first frame"),
-        ("lastEventId" = Option<String>, Query, description = "The same for clients that cannot set the header; the header takes precedence"),
+        ResumeReplyQuery,
     ),
     responses(
         (status = 200, description = "A stream as of `POST /api/chat`", content_type = "text/event-stream", body = String),
@@ -42,15 +54,13 @@ use utoipa::ToSchema;
 pub(super) async fn resume_reply(
     State(api): State<ApiState>,
     CurrentUser(principal): CurrentUser,
-    SessionPath(session): SessionPath,
+    PathParams(SessionPath { session_id: session }): PathParams<SessionPath>,
     headers: HeaderMap,
-    mut query: QueryParams,
+    QueryParams(query): QueryParams<ResumeReplyQuery>,
 ) -> ApiResult<Response> {
-    let given = query.take_text("lastEventId");
-    query.finish()?;
     // A browser sets the header when it reconnects, so it is newer than the query of the URL.
     let header = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
-    let cursor = header.or(given).and_then(|id| StreamCursor::parse(&id));
+    let cursor = header.or(query.last_event_id).and_then(|id| StreamCursor::parse(&id));
     // 204 also ends the reconnect loop of an `EventSource`.
     Ok(match api.chat.join_turn(&principal, &session, cursor.as_ref()).await? {
         Some(reader) => sse::stream_turn_reply(reader, api.heartbeat),
@@ -78,15 +88,14 @@ pub(super) struct StopReplyResponse {
 /// The text so far is kept as a message with status `interrupted`.
 #[utoipa::path(
     post, path = "/api/chat/{sessionId}/stop", tag = "chat",
-    params(("sessionId" = String, Path)),
+    params(SessionPath),
     request_body(content = Option<StopReplyRequest>),
     responses((status = 200, body = Envelope<StopReplyResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn stop_reply(
     State(api): State<ApiState>,
-    _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
-    SessionPath(session): SessionPath,
+    PathParams(SessionPath { session_id: session }): PathParams<SessionPath>,
     OptionalJsonBody(bytes): OptionalJsonBody,
 ) -> ApiResult<Json<Envelope<StopReplyResponse>>> {
     let body: StopReplyRequest = bytes.as_deref().map(parse_json).transpose()?.unwrap_or_default();
@@ -125,7 +134,7 @@ pub(super) struct RegenerateReplyRequest {
 #[utoipa::path(
     post, path = "/api/chat/{sessionId}/regenerate", tag = "chat",
     params(
-        ("sessionId" = String, Path),
+        SessionPath,
         ("Idempotency-Key" = Option<String>, Header, description = "A repeated request joins the running turn or replays its reply, for 24 hours"),
     ),
     request_body(content = Option<RegenerateReplyRequest>),
@@ -136,16 +145,15 @@ pub(super) struct RegenerateReplyRequest {
 )]
 pub(super) async fn regenerate_reply(
     State(api): State<ApiState>,
-    _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
     TurnAdmission(caller_status): TurnAdmission,
-    SessionPath(session): SessionPath,
+    PathParams(SessionPath { session_id: session }): PathParams<SessionPath>,
     headers: HeaderMap,
     OptionalJsonBody(bytes): OptionalJsonBody,
 ) -> ApiResult<Response> {
     let body: RegenerateReplyRequest =
         bytes.as_deref().map(parse_json).transpose()?.unwrap_or_default();
-    // The session is part of the fingerprint, because the key's scope is the route template.
+    // The session is part of the fingerprint, because the key's scope covers all sessions.
     let content = [session.as_str().as_bytes(), bytes.as_deref().unwrap_or_default()].concat();
     let settings = SessionSettings {
         model: body.model,
@@ -165,7 +173,7 @@ pub(super) async fn regenerate_reply(
         intent: TurnIntent::Regenerate { reply_id: parse_message_id(body.message_id)? },
         settings,
         on_busy: body.on_busy.into(),
-        idempotency_key: read_idempotency_key(&headers, "POST /api/chat/:id/regenerate", &content)?,
+        idempotency_key: read_idempotency_key(&headers, IdempotencyScope::Regenerate, &content)?,
         caller_status,
     };
     Ok(sse::stream_turn_reply(api.chat.start_turn(turn).await?, api.heartbeat))

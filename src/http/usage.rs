@@ -1,9 +1,10 @@
 //! `/api/usage` and `/api/admin/usage`: tokens and cost of turns and background model calls.
 
 use super::ApiState;
+use super::auth_middleware::CurrentUser;
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
-use super::extract::CurrentUser;
-use super::query::QueryParams;
+use super::param::{ParseParam, parse_name, parse_param};
+use super::query::{QueryParams, RouteQuery};
 use crate::clock;
 use crate::domain::quota::NANOS_PER_UNIT;
 use crate::domain::{FieldError, Timestamp, UserId};
@@ -11,9 +12,9 @@ use crate::error::{Error, Result};
 use crate::store::{GroupBy, UsageGroup, UsageQuery};
 use axum::Json;
 use axum::extract::State;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 const DAY_MILLIS: i64 = 86_400_000;
 /// Length of the default range, in days.
@@ -48,7 +49,7 @@ pub(super) struct UsageSum {
     cached_tokens: u64,
     /// Tokens of the replies, including reasoning.
     completion_tokens: u64,
-    /// Tokens of reasoning.
+    /// The part of `completionTokens` that the models spent on reasoning.
     reasoning_tokens: u64,
     /// Cost by the server's price table; absent if none of the models has a price.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,46 +80,84 @@ pub(super) struct UsageResponse {
     total: UsageSum,
 }
 
+/// Range and grouping of the caller's usage.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct GetUsageQuery {
+    /// Begin of the range: a day as 2026-01-31 (UTC), or a time (RFC 3339)
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    from: Option<RangeStart>,
+    /// End of the range: a day (inclusive), or a time (exclusive); at most 366 days after from
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    to: Option<RangeEnd>,
+    /// day (default), model, project or session
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    group_by: Grouping<4>,
+}
+
+impl RouteQuery for GetUsageQuery {}
+
 /// Get the caller's usage.
 ///
 /// By default of the last 30 days, grouped by day.
 #[utoipa::path(
     get, path = "/api/usage", tag = "people",
-    params(
-        ("from" = Option<String>, Query, description = "Begin of the range: a day as 2026-01-31 (UTC), or a time (RFC 3339)"),
-        ("to" = Option<String>, Query, description = "End of the range: a day (inclusive), or a time (exclusive); at most 366 days after from"),
-        ("groupBy" = Option<String>, Query, description = "day (default), model, project or session"),
-    ),
+    params(GetUsageQuery),
     responses((status = 200, body = Envelope<UsageResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn get_usage(
     State(api): State<ApiState>,
     CurrentUser(principal): CurrentUser,
-    query: QueryParams,
+    QueryParams(query): QueryParams<GetUsageQuery>,
 ) -> ApiResult<Json<Envelope<UsageResponse>>> {
-    let query = parse_usage_query(query, Some(principal.user), &[])?;
+    let GetUsageQuery { from, to, group_by: Grouping(group_by) } = query;
+    let query = build_usage_query(Some(principal.user), group_by, from, to)?;
     build_usage_response(&api, query).await
 }
+
+/// User, range and grouping of the usage.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct GetAllUsageQuery {
+    /// Only usage of this user
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    user: Option<UserId>,
+    /// Begin of the range: a day as 2026-01-31 (UTC), or a time (RFC 3339)
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    from: Option<RangeStart>,
+    /// End of the range: a day (inclusive), or a time (exclusive); at most 366 days after from
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    to: Option<RangeEnd>,
+    /// day (default), model, project, session or user
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    group_by: Grouping<5>,
+}
+
+impl RouteQuery for GetAllUsageQuery {}
 
 /// Get the usage of all users, or of one user.
 ///
 /// Requires an admin. By default of the last 30 days, grouped by day.
 #[utoipa::path(
     get, path = "/api/admin/usage", tag = "admin",
-    params(
-        ("user" = Option<String>, Query, description = "Only usage of this user"),
-        ("from" = Option<String>, Query, description = "Begin of the range: a day as 2026-01-31 (UTC), or a time (RFC 3339)"),
-        ("to" = Option<String>, Query, description = "End of the range: a day (inclusive), or a time (exclusive); at most 366 days after from"),
-        ("groupBy" = Option<String>, Query, description = "day (default), model, project, session or user"),
-    ),
+    params(GetAllUsageQuery),
     responses((status = 200, body = Envelope<UsageResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn get_all_usage(
     State(api): State<ApiState>,
-    mut query: QueryParams,
+    QueryParams(query): QueryParams<GetAllUsageQuery>,
 ) -> ApiResult<Json<Envelope<UsageResponse>>> {
-    let user = query.take_parsed("user", |user| UserId::parse("user", user));
-    let query = parse_usage_query(query, user, &[("user", GroupBy::User)])?;
+    let GetAllUsageQuery { user, from, to, group_by: Grouping(group_by) } = query;
+    let query = build_usage_query(user, group_by, from, to)?;
     build_usage_response(&api, query).await
 }
 
@@ -136,41 +175,69 @@ async fn build_usage_response(
     Ok(ok_response("Usage retrieved successfully", report))
 }
 
-fn parse_usage_query(
-    mut query: QueryParams,
+fn build_usage_query(
     user: Option<UserId>,
-    more: &[(&str, GroupBy)],
+    group_by: GroupBy,
+    from: Option<RangeStart>,
+    to: Option<RangeEnd>,
 ) -> Result<UsageQuery> {
-    let words = [
-        ("day", GroupBy::Day),
-        ("model", GroupBy::Model),
-        ("project", GroupBy::Project),
-        ("session", GroupBy::Session),
-    ];
-    // Grouping by user is for admins only.
-    let words: Vec<_> = words.iter().chain(more).copied().collect();
-    let group_by = query.take_choice("groupBy", &words).unwrap_or(GroupBy::Day);
-    let from = query.take_parsed("from", |text| parse_time("from", text, 0));
-    let to = query.take_parsed("to", |text| parse_time("to", text, DAY_MILLIS));
-    query.finish()?;
     // `to` is exclusive: one millisecond later includes a turn that is booked right now.
-    let to = to.unwrap_or_else(|| Timestamp::from_millis(clock::now().as_millis() + 1));
+    let now = || Timestamp::from_millis(clock::now().as_millis() + 1);
+    let to = to.map_or_else(now, |RangeEnd(to)| to);
     let default_from = Timestamp::from_millis(to.as_millis() - DEFAULT_DAYS * DAY_MILLIS);
-    let from = from.unwrap_or(default_from);
+    let from = from.map_or(default_from, |RangeStart(from)| from);
     if from >= to || to.duration_since(from) > MAX_RANGE {
         return Err(Error::invalid_field("from", "must be before to, by at most 366 days"));
     }
     Ok(UsageQuery { user, from, to, group_by, limit: MAX_ENTRIES })
 }
 
+/// A time, or the beginning of a day in UTC.
+struct RangeStart(Timestamp);
+
+/// A time, or the end of a day in UTC.
+struct RangeEnd(Timestamp);
+
+impl ParseParam for RangeStart {
+    fn parse_param(text: &str) -> Result<Self, FieldError> {
+        parse_time(text, 0).map(Self)
+    }
+}
+
+impl ParseParam for RangeEnd {
+    fn parse_param(text: &str) -> Result<Self, FieldError> {
+        parse_time(text, DAY_MILLIS).map(Self)
+    }
+}
+
 /// Parses a time, or a day in UTC as its beginning plus `offset_millis`.
-fn parse_time(
-    field: &'static str,
-    text: &str,
-    offset_millis: i64,
-) -> Result<Timestamp, FieldError> {
+fn parse_time(text: &str, offset_millis: i64) -> Result<Timestamp, FieldError> {
     let day = || Timestamp::parse(&format!("{text}T00:00:00Z"));
     let day_boundary = || day().map(|day| Timestamp::from_millis(day.as_millis() + offset_millis));
     let expected = "must be a day such as 2026-01-31, or a time in RFC 3339";
-    Timestamp::parse(text).or_else(day_boundary).ok_or_else(|| FieldError::new(field, expected))
+    Timestamp::parse(text).or_else(day_boundary).ok_or_else(|| FieldError::new("", expected))
+}
+
+/// One of the first `COUNT` words of [`GROUPINGS`].
+struct Grouping<const COUNT: usize>(GroupBy);
+
+/// The last one is for admins.
+const GROUPINGS: [(&str, GroupBy); 5] = [
+    ("day", GroupBy::Day),
+    ("model", GroupBy::Model),
+    ("project", GroupBy::Project),
+    ("session", GroupBy::Session),
+    ("user", GroupBy::User),
+];
+
+impl<const COUNT: usize> ParseParam for Grouping<COUNT> {
+    fn parse_param(text: &str) -> Result<Self, FieldError> {
+        parse_name(text, GROUPINGS.iter().take(COUNT)).map(Self)
+    }
+}
+
+impl<const COUNT: usize> Default for Grouping<COUNT> {
+    fn default() -> Self {
+        Self(GroupBy::Day)
+    }
 }

@@ -3,7 +3,7 @@
 
 use crate::support::Server;
 use echoic::domain::key::AuthScope;
-use echoic::http::{openapi_document, public_routes};
+use echoic::http::{openapi_document, route_policies};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -347,7 +347,8 @@ impl Callers {
 #[test]
 fn every_route_has_a_row() {
     let document = serde_json::to_value(openapi_document()).unwrap();
-    let mut served: BTreeSet<String> = public_routes().into_iter().collect();
+    let public = route_policies().into_iter().filter(|(_, policy)| policy.starts_with("Public"));
+    let mut served: BTreeSet<String> = public.map(|(route, _)| route).collect();
     for (path, methods) in document["paths"].as_object().unwrap() {
         let methods = methods.as_object().unwrap().keys().filter(|key| *key != "parameters");
         served.extend(methods.map(|method| format!("{} {path}", method.to_uppercase())));
@@ -356,22 +357,44 @@ fn every_route_has_a_row() {
     assert_eq!(known, served, "each route needs its row above");
 }
 
+/// The routes that anybody may call, or that differ from an ordinary route of a user. Any change to
+/// this list is a change of who may do what.
 #[test]
-#[allow(clippy::print_stdout)] // Shows the list to readers of the test's output.
-fn routes_without_credentials_match_the_list() {
-    let public = public_routes();
-    #[allow(clippy::print_stdout)]
-    {
-        println!("public: {public:#?}");
-    }
+fn routes_with_a_policy_of_their_own_match_the_list() {
+    let special = route_policies().into_iter().filter(|(_, policy)| policy != "User ByMethod");
+    let special: Vec<String> =
+        special.map(|(route, policy)| format!("{route}: {policy}")).collect();
     let expected = [
-        "GET /",
-        "GET /assets/{*path}",
-        "GET /api/openapi.json",
-        "GET /health/live",
-        "GET /health/ready",
+        "GET /: Public ByMethod",
+        "GET /api/admin/sessions: Admin ByMethod",
+        "GET /api/admin/usage: Admin ByMethod",
+        "GET /api/admin/users: Admin ByMethod",
+        "POST /api/chat: User Turn audited-by-handler",
+        "POST /api/chat-messages: User ByMethod audited-by-handler",
+        "POST /api/chat/{sessionId}/regenerate: User Turn",
+        "POST /api/chat/{sessionId}/stop: User Cancel",
+        "GET /api/chat/{sessionId}/stream: User ByMethod ticket",
+        "GET /api/events: User ByMethod ticket",
+        "GET /api/openapi.json: Public ByMethod",
+        "POST /api/render: User ReadOnly",
+        "POST /api/tickets: User ReadOnly",
+        "GET /assets/{*path}: Public ByMethod",
+        "GET /health/live: Public ByMethod",
+        "GET /health/ready: Public ByMethod",
+        "POST /v1/chat/completions: User Turn audited-by-handler",
+        "POST /v1/responses: User Turn audited-by-handler",
+        "POST /v1/responses/{response}/cancel: User Cancel",
     ];
-    assert_eq!(public, expected);
+    assert_eq!(special, expected);
+}
+
+/// Routes below the prefix that proxies and operators know as the admins' require one.
+#[test]
+fn routes_below_the_admin_prefix_require_an_admin() {
+    for (route, policy) in route_policies() {
+        let is_admins = route.contains(" /api/admin/");
+        assert_eq!(policy.starts_with("Admin"), is_admins, "{route}: {policy}");
+    }
 }
 
 #[tokio::test]

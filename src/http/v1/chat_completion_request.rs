@@ -1,6 +1,7 @@
 //! The body of `POST /v1/chat/completions`. Fields that concern this server are parsed; all others
 //! are passed to the provider unchanged.
 
+use super::errors::SettingNames;
 use super::message_content::MessageContent;
 use crate::chat::{Prompt, PromptMessage, TurnIntent};
 use crate::domain::content::MessageBody;
@@ -8,7 +9,7 @@ use crate::domain::extra_params::{ExtraParams, check_function_tools};
 use crate::domain::image::find_images;
 use crate::domain::session::SessionSettings;
 use crate::domain::tool::{NewToolResult, ToolCall, ToolResult};
-use crate::domain::{FieldError, MessageType, Role};
+use crate::domain::{MessageType, Role};
 use crate::error::{Error, Result};
 use crate::http::ApiState;
 use crate::http::body::parse_json;
@@ -39,6 +40,10 @@ const HANDLED_FIELDS: &[&str] = &[
     "modalities",
     "prompt_cache_key",
 ];
+
+/// The names of settings in this body, for errors.
+const SETTING_NAMES: SettingNames =
+    SettingNames { max_output_tokens: "max_completion_tokens", system_prompt: "messages" };
 
 /// A body that is split into its fields. Each field is parsed on demand.
 pub(super) struct RawCompletionRequest<'a> {
@@ -111,7 +116,9 @@ impl<'a> RawCompletionRequest<'a> {
             ..self.parse_sampling()?
         };
         let settings = SessionSettings { extra_params: self.collect_extra_params(), ..settings };
-        Ok(settings.validate(api.size_limits.message).map_err(rename_error_field)?)
+        Ok(settings
+            .validate(api.size_limits.message)
+            .map_err(|invalid| SETTING_NAMES.rename(invalid))?)
     }
 
     fn parse_sampling(&self) -> Result<SessionSettings> {
@@ -323,15 +330,4 @@ fn parse_tool_results(messages: &[CompletionMessage<'_>]) -> Result<Vec<NewToolR
 fn unknown_role_error(index: usize) -> Error {
     let expected = "must be one of system, developer, user, assistant, tool";
     Error::invalid_field(format!("messages[{index}].role"), expected)
-}
-
-/// Renames the field of a settings error to its name in this body.
-fn rename_error_field(mut invalid: FieldError) -> FieldError {
-    invalid.field = match &*invalid.field {
-        "topP" => "top_p".into(),
-        "maxOutputTokens" => "max_completion_tokens".into(),
-        "systemPrompt" => "messages".into(),
-        _ => invalid.field,
-    };
-    invalid
 }

@@ -80,7 +80,7 @@ pub(super) async fn collect_completion(mut reply: ReplyStream, model: String) ->
         });
         return Ok(json!({
             "id": header.id, "object": "chat.completion", "created": header.created, "model": header.model,
-            "choices": [choice], "usage": usage.map(encode_usage),
+            "choices": [choice], "usage": usage.map(encode_completion_usage),
         }));
     }
     Err(Error::internal("the reply stream ended without a final event"))
@@ -151,7 +151,7 @@ impl CompletionChunkStream {
                 let choice = encode_choice(json!({}), encode_finish_reason(reason).into());
                 self.push_chunk(json!([choice]), Value::Null);
                 if let (true, Some(usage)) = (self.includes_usage, usage) {
-                    self.push_chunk(json!([]), encode_usage(usage));
+                    self.push_chunk(json!([]), encode_completion_usage(usage));
                 }
                 self.pending.push_back(Bytes::from_static(b"data: [DONE]\n\n"));
                 self.is_done = true;
@@ -218,7 +218,7 @@ const fn encode_finish_reason(reason: FinishReason) -> &'static str {
     }
 }
 
-fn encode_usage(usage: Usage) -> Value {
+fn encode_completion_usage(usage: Usage) -> Value {
     json!({
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,

@@ -2,15 +2,15 @@
 
 use super::chat_completion_request::RawCompletionRequest;
 use super::chat_completion_response::{CompletionChunkStream, collect_completion};
-use super::{SESSION_HEADER, errors};
+use super::{SESSION_HEADER, errors, insert_session_header};
 use crate::chat::{CallerStatus, Passthrough, Prompt, RawResponse, ReplyStream, TurnRequest};
 use crate::domain::{Principal, SessionId};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::http::ApiState;
-use crate::http::auth_middleware::{CurrentUser, TurnAdmission, audit_session};
-use crate::http::body::RawChatBody;
+use crate::http::auth_middleware::{CurrentUser, SessionAudit, TurnAdmission};
+use crate::http::body::{RawChatBody, parse_large_body};
 use crate::http::envelope::ApiResult;
-use crate::http::extract::{NoQueryParams, derive_retry_key, read_idempotency_key};
+use crate::http::idempotency::{IdempotencyScope, derive_retry_key, read_idempotency_key};
 use crate::http::sse;
 use crate::store::{OnBusy, SessionTarget};
 use axum::Json;
@@ -21,11 +21,6 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::StreamExt;
-use tokio::task::spawn_blocking;
-
-const ROUTE: &str = "POST /v1/chat/completions";
-/// Longer bodies are parsed on a blocking thread.
-const INLINE_PARSE_LIMIT: usize = 256 << 10;
 
 /// The destination of a request.
 enum CompletionTarget {
@@ -66,32 +61,26 @@ struct CompletionOptions {
 )]
 pub(in crate::http) async fn create_chat_completion(
     State(api): State<ApiState>,
-    _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
     TurnAdmission(caller_status): TurnAdmission,
+    audit: SessionAudit,
     headers: HeaderMap,
     RawChatBody(bytes): RawChatBody,
 ) -> ApiResult<Response> {
-    let (target, options) = if bytes.len() <= INLINE_PARSE_LIMIT {
-        parse_completion_request(&api, &principal, &headers, &bytes)?
-    } else {
-        let api = api.clone();
-        let principal = principal.clone();
-        spawn_blocking(move || parse_completion_request(&api, &principal, &headers, &bytes))
-            .await
-            .map_err(Error::internal)??
+    let parser = (api.clone(), principal.clone());
+    let parse = move |bytes: &Bytes| {
+        let (api, principal) = parser;
+        parse_completion_request(&api, &principal, &headers, bytes)
     };
+    let (target, options) = parse_large_body(bytes, parse).await?;
     match target {
         CompletionTarget::Turn(turn) => {
-            audit_session(&principal, "/v1/chat/completions", turn.session.id());
+            audit.record(turn.session.id());
             let reply = api.chat.stream_turn(TurnRequest { caller_status, ..*turn }).await?;
-            let session = reply.session_id.as_ref().map(|id| HeaderValue::from_str(id.as_str()));
+            let session = reply.session_id.clone();
             let result = respond_with_completion(&api, reply, options).await;
-            // The turn has begun, so even an error response names the session it is stored in.
             let mut response = result.unwrap_or_else(errors::non_retryable_response);
-            if let Some(Ok(session)) = session {
-                response.headers_mut().insert(SESSION_HEADER, session);
-            }
+            insert_session_header(&mut response, session.as_ref());
             Ok(response)
         }
         CompletionTarget::Stateless { body, prompt } => {
@@ -136,10 +125,11 @@ fn parse_completion_request(
         ));
     };
     request.check_supported()?;
-    let idempotency = match read_idempotency_key(headers, ROUTE, bytes)? {
+    let scope = IdempotencyScope::ChatCompletion;
+    let idempotency = match read_idempotency_key(headers, scope, bytes)? {
         Some(key) => key,
         None => {
-            derive_retry_key(headers, ROUTE, &[session.as_str().as_bytes(), b"\n", bytes].concat())
+            derive_retry_key(headers, scope, &[session.as_str().as_bytes(), b"\n", bytes].concat())
         }
     };
     let turn = TurnRequest {

@@ -3,32 +3,27 @@
 //! Messages are immutable and cannot be deleted one by one. Deleting the last item moves the
 //! session's head back to the message before it.
 
-use super::conversations::{
-    ConversationResource, check_item_count, load_conversation, parse_conversation_id,
-};
-use super::item_mapping::{
-    ConversationItem, NewItemMessage, PositionedItem, build_messages, parse_item_id, to_items,
-};
-use crate::clock;
+use super::conversations::{ConversationResource, load_conversation};
+use super::ids::{ConversationId, ConversationPath, ItemId, ItemPath};
+use super::item_mapping::{ConversationItem, to_items};
+use super::new_items::{parse_items, store_items};
 use crate::domain::page::{MAX_PAGE_SIZE, MessageSlice, MessageView};
-use crate::domain::{Message, MessageId, Principal, SessionId};
+use crate::domain::{Message, Principal, SessionId};
 use crate::error::{Error, Result};
 use crate::http::ApiState;
+use crate::http::auth_middleware::CurrentUser;
 use crate::http::body::{RawChatBody, parse_json};
 use crate::http::envelope::ApiResult;
-use crate::http::extract::{CurrentUser, NoQueryParams, derive_retry_key};
-use crate::http::query::QueryParams;
-use crate::memory::tokens;
-use crate::store::{MessageParent, MessageQuery, NewMessage, PostMessage};
+use crate::http::param::{parse_number, parse_param};
+use crate::http::path::PathParams;
+use crate::http::query::{QueryParams, RouteQuery};
+use crate::store::MessageQuery;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use utoipa::ToSchema;
-
-/// Limit of one request, as in OpenAI's API.
-pub(super) const MAX_NEW_ITEMS: usize = 20;
+use utoipa::{IntoParams, ToSchema};
 
 /// A list of items of the OpenAI API.
 #[derive(Serialize, ToSchema)]
@@ -53,70 +48,54 @@ impl ItemList {
     }
 }
 
-/// Parses all items before any is stored.
-pub(super) fn parse_items(items: Vec<&RawValue>, limit: usize) -> Result<Vec<NewItemMessage>> {
-    check_item_count(items.len())?;
-    let read = |(index, item)| PositionedItem::parse(format!("items[{index}]"), item);
-    let items: Result<Vec<PositionedItem>> = items.into_iter().enumerate().map(read).collect();
-    build_messages(items?, limit)
+/// The page of a list of items.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+pub(in crate::http) struct ListItemsQuery {
+    /// ID of the item that precedes the page
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    pub(super) after: Option<ItemId>,
+    /// Page size, 1 to 100 (default 20)
+    #[serde(deserialize_with = "parse_number::<_, 1, MAX_PAGE_SIZE>")]
+    limit: Option<u32>,
+    /// desc (default) or asc
+    #[param(value_type = Option<String>)]
+    order: ItemOrder,
 }
 
-/// Appends items at the session's head, one message after the other.
-pub(super) async fn store_items(
-    api: &ApiState,
-    principal: &Principal,
-    session: &SessionId,
-    items: Vec<NewItemMessage>,
-    headers: &HeaderMap,
-) -> Result<Vec<ConversationItem>> {
-    let mut stored = Vec::with_capacity(items.len());
-    for (index, NewItemMessage { role, body, reply }) in items.into_iter().enumerate() {
-        // The items of one request may be equal, so the index is part of the retry key.
-        let content = format!(
-            "{session}\n{index}\n{}\n{}\n{}",
-            role.as_str(),
-            body.content,
-            body.parts.as_json()
-        );
-        let now = clock::now();
-        let post = PostMessage {
-            session_id: session.clone(),
-            now,
-            parent: MessageParent::Head,
-            idempotency_key: Some(derive_retry_key(
-                headers,
-                "POST /v1/conversations/:id/items",
-                content.as_bytes(),
-            )),
-            message: NewMessage {
-                id: MessageId::generate(),
-                client_message_id: None,
-                role,
-                sender_id: principal.user.clone(),
-                tokens: tokens::count_tokens_async(&body.countable_text()).await,
-                body,
-                created_at: now,
-                reply,
-            },
-        };
-        let (message, _) = api.chat.post_message(principal, post).await?;
-        stored.extend(to_items(&message));
+#[derive(Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ItemOrder {
+    #[default]
+    Desc,
+    Asc,
+}
+
+impl RouteQuery for ListItemsQuery {}
+
+impl ListItemsQuery {
+    pub(super) fn limit(&self) -> u32 {
+        self.limit.unwrap_or(20)
     }
-    Ok(stored)
+
+    pub(super) fn is_newest_first(&self) -> bool {
+        self.order == ItemOrder::Desc
+    }
 }
 
 /// Add up to 20 items to a conversation.
 #[utoipa::path(
     post, path = "/v1/conversations/{conversation}/items", tag = "openai",
-    params(("conversation" = String, Path)),
+    params(ConversationPath),
     request_body(content = Object, description = "OpenAI's field `items`"),
     responses((status = 200, body = ItemList), (status = "default", description = "An error in OpenAI's format"))
 )]
 pub(in crate::http) async fn create_conversation_items(
     State(api): State<ApiState>,
-    mut query: QueryParams,
     CurrentUser(principal): CurrentUser,
-    Path(id): Path<String>,
+    PathParams(path): PathParams<ConversationPath>,
     headers: HeaderMap,
     RawChatBody(bytes): RawChatBody,
 ) -> ApiResult<Json<ItemList>> {
@@ -125,9 +104,7 @@ pub(in crate::http) async fn create_conversation_items(
         #[serde(borrow)]
         items: Vec<&'a RawValue>,
     }
-    ignore_include(&mut query);
-    query.finish()?;
-    let session = parse_conversation_id(&id)?;
+    let ConversationId(session) = path.conversation;
     let CreateItemsRequest { items } = parse_json(&bytes)?;
     let items = parse_items(items, api.size_limits.message)?;
     let stored = store_items(&api, &principal, &session, items, &headers).await?;
@@ -137,46 +114,27 @@ pub(in crate::http) async fn create_conversation_items(
 /// List the items of a conversation: its active path, newest first by default.
 #[utoipa::path(
     get, path = "/v1/conversations/{conversation}/items", tag = "openai",
-    params(
-        ("conversation" = String, Path),
-        ("after" = Option<String>, Query, description = "ID of the item that precedes the page"),
-        ("limit" = Option<u32>, Query, description = "Page size, 1 to 100 (default 20)"),
-        ("order" = Option<String>, Query, description = "desc (default) or asc"),
-    ),
+    params(ConversationPath, ListItemsQuery),
     responses((status = 200, body = ItemList), (status = "default", description = "An error in OpenAI's format"))
 )]
 pub(in crate::http) async fn list_conversation_items(
     State(api): State<ApiState>,
-    mut query: QueryParams,
     CurrentUser(principal): CurrentUser,
-    Path(id): Path<String>,
+    PathParams(path): PathParams<ConversationPath>,
+    QueryParams(query): QueryParams<ListItemsQuery>,
 ) -> ApiResult<Json<ItemList>> {
-    let limit = query.take_number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20);
-    let is_newest_first =
-        query.take_choice("order", &[("desc", true), ("asc", false)]).unwrap_or(true);
-    let after = query.take_parsed("after", |id| Ok((id.to_owned(), parse_item_id("after", id)?)));
-    ignore_include(&mut query);
-    query.finish()?;
-    let session = parse_conversation_id(&id)?;
-    let (mut items, slice) = match (after, is_newest_first) {
-        (None, true) => (Vec::new(), MessageSlice::Newest),
-        (None, false) => {
-            return Ok(Json(load_oldest_items(&api, &principal, &session, limit).await?));
-        }
-        (Some((item, message)), is_newest_first) => {
-            // A message may be several items, and the previous page may have ended between them. So
-            // this page starts with the rest of that message.
-            let mut items_of_message =
-                to_items(&api.store.get_message(&principal, &session, &message).await?);
-            if is_newest_first {
-                items_of_message.reverse();
-            }
-            let index = items_of_message.iter().position(|found| found.id == item);
-            let rest = items_of_message.split_off(index.ok_or_else(Error::message_not_found)? + 1);
-            let slice = if is_newest_first {
-                MessageSlice::Before(message)
-            } else {
-                MessageSlice::After(message)
+    let ConversationId(session) = path.conversation;
+    let limit = query.limit();
+    let is_newest_first = query.is_newest_first();
+    let (mut items, slice) = match query.after {
+        None if is_newest_first => (Vec::new(), MessageSlice::Newest),
+        None => return Ok(Json(load_oldest_items(&api, &principal, &session, limit).await?)),
+        Some(after) => {
+            let rest =
+                load_items_beyond(&api, &principal, &session, &after, is_newest_first).await?;
+            let slice = match is_newest_first {
+                true => MessageSlice::Before(after.message),
+                false => MessageSlice::After(after.message),
             };
             (rest, slice)
         }
@@ -186,18 +144,35 @@ pub(in crate::http) async fn list_conversation_items(
     if is_newest_first {
         messages.reverse();
     }
-    for message in &messages {
-        let items_of_message = to_items(message).into_iter();
-        if is_newest_first {
-            items.extend(items_of_message.rev())
-        } else {
-            items.extend(items_of_message)
-        }
-    }
+    items.extend(messages.iter().flat_map(|message| to_ordered_items(message, is_newest_first)));
     // A page of `limit` messages may be more items than that.
     has_more |= items.len() > limit as usize;
     items.truncate(limit as usize);
     Ok(Json(ItemList::new(items, has_more)))
+}
+
+fn to_ordered_items(message: &Message, is_newest_first: bool) -> Vec<ConversationItem> {
+    let mut items = to_items(message);
+    if is_newest_first {
+        items.reverse();
+    }
+    items
+}
+
+/// Loads the items of a message that follow `after` in the order of the list.
+///
+/// A message may be several items, and the previous page may have ended between them.
+async fn load_items_beyond(
+    api: &ApiState,
+    principal: &Principal,
+    session: &SessionId,
+    after: &ItemId,
+    is_newest_first: bool,
+) -> Result<Vec<ConversationItem>> {
+    let message = api.store.get_message(principal, session, &after.message).await?;
+    let mut items = to_ordered_items(&message, is_newest_first);
+    let index = items.iter().position(|found| found.id == after.text);
+    Ok(items.split_off(index.ok_or_else(Error::message_not_found)? + 1))
 }
 
 async fn load_message_page(
@@ -248,21 +223,17 @@ async fn load_oldest_items(
 /// Get an item of a conversation.
 #[utoipa::path(
     get, path = "/v1/conversations/{conversation}/items/{item}", tag = "openai",
-    params(("conversation" = String, Path), ("item" = String, Path, description = "`msg_<messageId>`, `fc_<n>_<messageId>` or `fco_<n>_<messageId>`")),
+    params(ItemPath),
     responses((status = 200, body = ConversationItem), (status = "default", description = "An error in OpenAI's format"))
 )]
 pub(in crate::http) async fn get_conversation_item(
     State(api): State<ApiState>,
-    mut query: QueryParams,
     CurrentUser(principal): CurrentUser,
-    Path((id, item)): Path<(String, String)>,
+    PathParams(path): PathParams<ItemPath>,
 ) -> ApiResult<Json<ConversationItem>> {
-    ignore_include(&mut query);
-    query.finish()?;
-    let session = parse_conversation_id(&id)?;
-    let message = parse_item_id("item_id", &item)?;
-    let items = to_items(&api.store.get_message(&principal, &session, &message).await?);
-    let found = items.into_iter().find(|found| found.id == item);
+    let ItemPath { conversation: ConversationId(session), item } = path;
+    let items = to_items(&api.store.get_message(&principal, &session, &item.message).await?);
+    let found = items.into_iter().find(|found| found.id == item.text);
     Ok(Json(found.ok_or_else(Error::message_not_found)?))
 }
 
@@ -272,29 +243,21 @@ pub(in crate::http) async fn get_conversation_item(
 /// deleted, because later messages depend on them.
 #[utoipa::path(
     delete, path = "/v1/conversations/{conversation}/items/{item}", tag = "openai",
-    params(("conversation" = String, Path), ("item" = String, Path)),
+    params(ItemPath),
     responses((status = 200, body = ConversationResource), (status = "default", description = "An error in OpenAI's format"))
 )]
 pub(in crate::http) async fn delete_conversation_item(
     State(api): State<ApiState>,
-    _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
-    Path((id, item)): Path<(String, String)>,
+    PathParams(path): PathParams<ItemPath>,
 ) -> ApiResult<Json<ConversationResource>> {
-    let session = parse_conversation_id(&id)?;
-    let message = parse_item_id("item_id", &item)?;
-    let items = to_items(&api.store.get_message(&principal, &session, &message).await?);
-    let is_last = items.last().is_some_and(|last| last.id == item);
+    let ItemPath { conversation: ConversationId(session), item } = path;
+    let items = to_items(&api.store.get_message(&principal, &session, &item.message).await?);
+    let is_last = items.last().is_some_and(|last| last.id == item.text);
     // `pop_head` takes all items of a message off the active path, so only its last one qualifies.
-    if !is_last || !api.chat.pop_head(&principal, &session, &message).await? {
+    if !is_last || !api.chat.pop_head(&principal, &session, &item.message).await? {
         let expected = "must be the last item of the conversation, and not its only one";
         return Err(Error::invalid_field("item_id", expected));
     }
     Ok(Json(load_conversation(&api, &principal, &session).await?))
-}
-
-/// Accepts `include`, in both spellings of OpenAI's libraries: items have no optional content here.
-pub(super) fn ignore_include(query: &mut QueryParams) {
-    query.ignore("include");
-    query.ignore("include[]");
 }

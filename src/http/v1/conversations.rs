@@ -4,19 +4,21 @@
 //! A conversation *is* a session. Its ID is `conv_<sessionId>`, and its metadata are the string
 //! values of the session's `meta`.
 
-use super::conversation_items::{MAX_NEW_ITEMS, parse_items, store_items};
+use super::ids::{ConversationId, ConversationPath, format_conversation_id};
+use super::new_items::{parse_items, store_items};
 use crate::clock;
 use crate::domain::principal::AccessLevel;
 use crate::domain::session::JsonObject;
-use crate::domain::{FieldError, Principal, Session, SessionId};
+use crate::domain::{Principal, Session, SessionId};
 use crate::error::{Error, Result};
 use crate::http::ApiState;
+use crate::http::auth_middleware::CurrentUser;
 use crate::http::body::{OptionalJsonBody, RawChatBody, parse_json};
 use crate::http::envelope::ApiResult;
-use crate::http::extract::{CurrentUser, NoQueryParams};
+use crate::http::path::PathParams;
 use crate::store::{NewSession, SessionUpdate};
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
@@ -24,7 +26,6 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
-const CONVERSATION_PREFIX: &str = "conv_";
 /// Number of pairs, characters of a name, and characters of a value.
 const METADATA_LIMITS: (usize, usize, usize) = (16, 64, 512);
 
@@ -44,7 +45,7 @@ pub(in crate::http) struct ConversationResource {
 impl From<Session> for ConversationResource {
     fn from(session: Session) -> Self {
         Self {
-            id: format!("{CONVERSATION_PREFIX}{}", session.id),
+            id: format_conversation_id(&session.id),
             object: "conversation",
             created_at: session.created_at.as_millis() / 1000,
             metadata: extract_metadata(&session.meta),
@@ -57,22 +58,6 @@ fn extract_metadata(meta: &JsonObject) -> BTreeMap<String, String> {
     let meta: Map<String, Value> = serde_json::from_str(meta.as_json()).unwrap_or_default();
     let text = |(name, value): (String, Value)| Some((name, value.as_str()?.to_owned()));
     meta.into_iter().filter_map(text).collect()
-}
-
-/// Parses the conversation ID of the path.
-pub(super) fn parse_conversation_id(conversation: &str) -> Result<SessionId> {
-    parse_conversation_field("conversation_id", conversation)
-}
-
-/// Parses a conversation ID. `field` is named in the error.
-pub(super) fn parse_conversation_field(
-    field: &'static str,
-    conversation: &str,
-) -> Result<SessionId> {
-    let expected = "must be an ID that begins with conv_";
-    let id =
-        conversation.strip_prefix(CONVERSATION_PREFIX).ok_or(FieldError::new(field, expected))?;
-    Ok(SessionId::parse(field, id)?)
 }
 
 pub(super) async fn load_conversation(
@@ -101,7 +86,6 @@ struct CreateConversationRequest<'a> {
 )]
 pub(in crate::http) async fn create_conversation(
     State(api): State<ApiState>,
-    _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
     headers: HeaderMap,
     OptionalJsonBody(bytes): OptionalJsonBody,
@@ -124,16 +108,16 @@ pub(in crate::http) async fn create_conversation(
 /// Get a conversation.
 #[utoipa::path(
     get, path = "/v1/conversations/{conversation}", tag = "openai",
-    params(("conversation" = String, Path, description = "`conv_<sessionId>`")),
+    params(ConversationPath),
     responses((status = 200, body = ConversationResource), (status = "default", description = "An error in OpenAI's format"))
 )]
 pub(in crate::http) async fn get_conversation(
     State(api): State<ApiState>,
-    _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
-    Path(id): Path<String>,
+    PathParams(path): PathParams<ConversationPath>,
 ) -> ApiResult<Json<ConversationResource>> {
-    Ok(Json(load_conversation(&api, &principal, &parse_conversation_id(&id)?).await?))
+    let ConversationId(session) = path.conversation;
+    Ok(Json(load_conversation(&api, &principal, &session).await?))
 }
 
 #[derive(Deserialize)]
@@ -146,18 +130,17 @@ struct UpdateConversationRequest {
 /// Values of the session's `meta` that are not strings are kept.
 #[utoipa::path(
     post, path = "/v1/conversations/{conversation}", tag = "openai",
-    params(("conversation" = String, Path)),
+    params(ConversationPath),
     request_body(content = Object, description = "OpenAI's field `metadata`, which is required"),
     responses((status = 200, body = ConversationResource), (status = "default", description = "An error in OpenAI's format"))
 )]
 pub(in crate::http) async fn update_conversation(
     State(api): State<ApiState>,
-    _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
-    Path(id): Path<String>,
+    PathParams(path): PathParams<ConversationPath>,
     RawChatBody(bytes): RawChatBody,
 ) -> ApiResult<Json<ConversationResource>> {
-    let id = parse_conversation_id(&id)?;
+    let ConversationId(id) = path.conversation;
     // `null` clears the metadata, but a missing field is an error, as in OpenAI's API.
     let fields: BTreeMap<String, &RawValue> = parse_json(&bytes)?;
     if !fields.contains_key("metadata") {
@@ -217,22 +200,16 @@ pub(in crate::http) struct DeletedConversationResource {
 /// Unlike at OpenAI, this deletes the session with all its messages.
 #[utoipa::path(
     delete, path = "/v1/conversations/{conversation}", tag = "openai",
-    params(("conversation" = String, Path)),
+    params(ConversationPath),
     responses((status = 200, body = DeletedConversationResource), (status = "default", description = "An error in OpenAI's format"))
 )]
 pub(in crate::http) async fn delete_conversation(
     State(api): State<ApiState>,
-    _query: NoQueryParams,
     CurrentUser(principal): CurrentUser,
-    Path(id): Path<String>,
+    PathParams(path): PathParams<ConversationPath>,
 ) -> ApiResult<Json<DeletedConversationResource>> {
-    api.chat.delete_session(&principal, &parse_conversation_id(&id)?).await?;
+    let ConversationId(session) = path.conversation;
+    api.chat.delete_session(&principal, &session).await?;
+    let id = format_conversation_id(&session);
     Ok(Json(DeletedConversationResource { id, object: "conversation.deleted", deleted: true }))
-}
-
-pub(super) fn check_item_count(count: usize) -> Result<()> {
-    if count > MAX_NEW_ITEMS {
-        return Err(Error::invalid_field("items", "must be at most 20"));
-    }
-    Ok(())
 }

@@ -1,6 +1,7 @@
 //! Errors of `/v1` in OpenAI's format.
 //! Shape: <https://platform.openai.com/docs/guides/error-codes/api-errors>.
 
+use crate::domain::FieldError;
 use crate::error::{Error, ErrorKind};
 use crate::http::envelope::{LoggedError, format_message, status_code};
 use axum::Json;
@@ -19,7 +20,7 @@ pub(in crate::http) async fn encode_openai_errors(request: Request, next: Next) 
     let is_chat_completion = path.starts_with("/v1/chat/");
     let is_unreadable = is_v1 && percent_decode_str(path).decode_utf8().is_err();
     let mut response = if is_unreadable {
-        // axum's `Path` extractor would reject it with a plain text body.
+        // Not even the route is certain, so the error names the path and none of its parameters.
         Error::invalid_field("path", "must be UTF-8").into_response()
     } else {
         next.run(request).await
@@ -100,6 +101,25 @@ pub(super) fn non_retryable_response(error: Error) -> Response {
     }
     response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
     response
+}
+
+/// The names that a body of OpenAI's API has for settings of a session.
+pub(super) struct SettingNames {
+    pub(super) max_output_tokens: &'static str,
+    pub(super) system_prompt: &'static str,
+}
+
+impl SettingNames {
+    /// Renames the field of an error about a setting to its name in the body.
+    pub(super) fn rename(&self, mut invalid: FieldError) -> FieldError {
+        invalid.field = match &*invalid.field {
+            "topP" => "top_p".into(),
+            "maxOutputTokens" => self.max_output_tokens.into(),
+            "systemPrompt" => self.system_prompt.into(),
+            _ => invalid.field,
+        };
+        invalid
+    }
 }
 
 #[cfg(test)]

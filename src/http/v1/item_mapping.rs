@@ -1,15 +1,14 @@
 //! Conversion between stored messages and OpenAI's items. One message may be several items: its
 //! text, each tool call and each tool output.
-//!
-//! Item IDs: `msg_<messageId>` is the text of a message, `fc_<n>_<messageId>` its nth tool call and
-//! `fco_<n>_<messageId>` its nth tool output, counted from 1.
 
+use super::ids::{ItemType, format_item_id};
 use super::message_content::MessageContent;
+use crate::chat::PrecedingMessage;
 use crate::domain::content::{ContentError, MessageBody};
 use crate::domain::image::find_images;
 use crate::domain::message::{FinishReason, MessagePart, MessageParts, Status};
 use crate::domain::tool::{self, NewToolResult, ToolCall};
-use crate::domain::{FieldError, Message, MessageId, MessageType, Role};
+use crate::domain::{Message, MessageId, MessageType, Role};
 use crate::error::{Error, Result};
 use crate::json::StrictObject;
 use crate::store::ReplyFields;
@@ -18,10 +17,6 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
-
-const MESSAGE_PREFIX: &str = "msg_";
-const CALL_PREFIX: &str = "fc_";
-const OUTPUT_PREFIX: &str = "fco_";
 
 /// An item of the OpenAI API: a message, a function call or the output of one.
 #[derive(Clone, Serialize, ToSchema)]
@@ -75,17 +70,20 @@ pub(super) fn to_items(message: &Message) -> Vec<ConversationItem> {
     // An empty reply without calls is an item all the same.
     if calls.is_empty() && results.is_empty() || !message.content.is_empty() && results.is_empty() {
         items.push(ConversationItem {
-            id: format!("{MESSAGE_PREFIX}{}", message.id),
+            id: format_item_id(ItemType::Message, &message.id, 0),
             kind: "message",
             status,
             payload: ItemPayload::Message { role: message.role, content: encode_content(message) },
         });
     }
     items.extend(
-        (1..).zip(calls).map(|(number, call)| build_call_item(number, &message.id, call, status)),
+        calls
+            .into_iter()
+            .enumerate()
+            .map(|(nth, call)| build_call_item(nth, &message.id, call, status)),
     );
-    items.extend((1..).zip(results).map(|(number, result)| ConversationItem {
-        id: format!("{OUTPUT_PREFIX}{number}_{}", message.id),
+    items.extend(results.into_iter().enumerate().map(|(nth, result)| ConversationItem {
+        id: format_item_id(ItemType::Output, &message.id, nth),
         kind: "function_call_output",
         status,
         payload: ItemPayload::Output { call_id: result.call_id, output: result.output },
@@ -93,16 +91,16 @@ pub(super) fn to_items(message: &Message) -> Vec<ConversationItem> {
     items
 }
 
-/// Builds the item of a reply's nth tool call.
-pub(super) fn build_call_item(
-    number: usize,
+/// Builds the item of a reply's `nth` tool call, counted from 0.
+fn build_call_item(
+    nth: usize,
     message: &MessageId,
     call: ToolCall,
     status: &'static str,
 ) -> ConversationItem {
     let ToolCall { id: call_id, name, input: arguments } = call;
     ConversationItem {
-        id: format!("{CALL_PREFIX}{number}_{message}"),
+        id: format_item_id(ItemType::Call, message, nth),
         kind: "function_call",
         status,
         payload: ItemPayload::Call { call_id, name, arguments },
@@ -122,26 +120,6 @@ fn encode_content(message: &Message) -> Vec<Value> {
     });
     let text = (!message.content.is_empty()).then_some(text);
     text.into_iter().chain(images).collect()
-}
-
-/// Returns the ID of the message that an item belongs to.
-pub(super) fn parse_item_id(field: &'static str, item: &str) -> Result<MessageId, FieldError> {
-    let expected = "must be an ID that begins with msg_, fc_ or fco_";
-    let numbered = |prefix| item.strip_prefix(prefix).and_then(|rest: &str| rest.split_once('_'));
-    let id =
-        match (item.strip_prefix(MESSAGE_PREFIX), numbered(CALL_PREFIX), numbered(OUTPUT_PREFIX)) {
-            (Some(id), ..) | (_, Some((_, id)), _) | (.., Some((_, id))) => id,
-            _ => return Err(FieldError::new(field, expected)),
-        };
-    MessageId::parse(field, id)
-}
-
-/// A message to store, made of one or more input items.
-pub(super) struct NewItemMessage {
-    pub(super) role: Role,
-    pub(super) body: MessageBody,
-    /// Set for an assistant message with tool calls.
-    pub(super) reply: ReplyFields,
 }
 
 /// An item sent by a client.
@@ -272,7 +250,7 @@ fn read_output(fields: &ItemFields<'_>) -> Result<NewToolResult> {
 pub(super) fn build_messages(
     items: Vec<PositionedItem>,
     limit: usize,
-) -> Result<Vec<NewItemMessage>> {
+) -> Result<Vec<PrecedingMessage>> {
     let mut messages = Vec::new();
     let mut items = items.into_iter().peekable();
     while let Some(PositionedItem { position, item }) = items.next() {
@@ -318,7 +296,7 @@ pub(super) fn build_messages(
             too_large => too_large.into(),
         })?;
         let reply = ReplyFields { finish_reason, ..ReplyFields::default() };
-        messages.push(NewItemMessage { role, body, reply });
+        messages.push(PrecedingMessage { role, body, reply });
     }
     Ok(messages)
 }

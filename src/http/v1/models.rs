@@ -3,12 +3,13 @@
 use crate::chat::ModelInfo;
 use crate::error::{Error, ErrorKind};
 use crate::http::ApiState;
+use crate::http::auth_middleware::CurrentUser;
 use crate::http::envelope::ApiResult;
-use crate::http::extract::{CurrentUser, NoQueryParams};
+use crate::http::path::PathParams;
 use axum::Json;
-use axum::extract::{Path, State};
-use serde::Serialize;
-use utoipa::ToSchema;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 /// A list of models of the OpenAI API.
 #[derive(Serialize, ToSchema)]
@@ -45,24 +46,29 @@ impl From<ModelInfo> for OpenAiModel {
 pub(in crate::http) async fn list_openai_models(
     State(api): State<ApiState>,
     CurrentUser(_principal): CurrentUser,
-    _query: NoQueryParams,
 ) -> ApiResult<Json<OpenAiModelListResponse>> {
     let models = api.chat.list_models().await?;
     let data = models.into_iter().map(OpenAiModel::from).collect();
     Ok(Json(OpenAiModelListResponse { object: "list", data }))
 }
 
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(in crate::http) struct ModelPath {
+    /// Name of the model; may contain slashes
+    model: String,
+}
+
 /// Get a model in OpenAI's format.
 #[utoipa::path(
     get, path = "/v1/models/{*model}", tag = "openai",
-    params(("model" = String, Path, description = "Name of the model; may contain slashes")),
+    params(ModelPath),
     responses((status = 200, body = OpenAiModel), (status = "default", description = "An error in OpenAI's format"))
 )]
 pub(in crate::http) async fn get_openai_model(
     State(api): State<ApiState>,
     CurrentUser(_principal): CurrentUser,
-    _query: NoQueryParams,
-    Path(name): Path<String>,
+    PathParams(ModelPath { model: name }): PathParams<ModelPath>,
 ) -> ApiResult<Json<OpenAiModel>> {
     let models = api.chat.list_models().await?;
     // A wildcard route, because names such as `meta-llama/llama-3` contain slashes.

@@ -6,13 +6,14 @@
 //! background response gets the same events under the same numbers, on any instance.
 
 use super::response_object::{
-    ResponseHeader, ResponseState, encode_call, encode_message, encode_reasoning, item_id,
+    ResponseHeader, ResponseState, encode_call, encode_message, encode_reasoning,
 };
 use crate::chat::{ReplyEvent, stopped_error};
 use crate::domain::{MessageId, Principal, SessionId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::ApiState;
 use crate::http::sse::SseSource;
+use crate::http::v1::ids::{ItemType, format_item_id};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -31,7 +32,7 @@ pub(super) struct ReplyLookup {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum ItemKind {
+enum StreamedItemKind {
     Message,
     Reasoning,
     Call { call_id: String, name: String },
@@ -39,7 +40,7 @@ enum ItemKind {
 
 /// An output item. Its index in [`ResponseEventStream::items`] is its `output_index`.
 struct StreamedItem {
-    kind: ItemKind,
+    kind: StreamedItemKind,
     id: String,
     text: String,
     /// The complete item, once it is closed.
@@ -132,15 +133,15 @@ impl ResponseEventStream {
     async fn handle_event(&mut self, event: ReplyEvent) {
         match event {
             ReplyEvent::Text(delta) => {
-                let index = self.switch_item(ItemKind::Message);
+                let index = self.switch_item(StreamedItemKind::Message);
                 self.push_delta(index, delta);
             }
             ReplyEvent::Reasoning(delta) => {
-                let index = self.switch_item(ItemKind::Reasoning);
+                let index = self.switch_item(StreamedItemKind::Reasoning);
                 self.push_delta(index, delta);
             }
             ReplyEvent::ToolCall { id: call_id, name } => {
-                self.switch_item(ItemKind::Call { call_id, name });
+                self.switch_item(StreamedItemKind::Call { call_id, name });
             }
             // Deltas of parallel calls may be interleaved, so the item is found by the call's ID.
             ReplyEvent::ToolInput { id, delta } => {
@@ -205,29 +206,29 @@ impl ResponseEventStream {
     ///
     /// A text or reasoning item ends when another item begins. Calls stay open until the reply
     /// ends, because deltas of parallel calls may be interleaved.
-    fn switch_item(&mut self, kind: ItemKind) -> usize {
+    fn switch_item(&mut self, kind: StreamedItemKind) -> usize {
         let last = self.items.len().checked_sub(1);
         if let Some(last) = last.filter(|last| self.items[*last].is_open_for(&kind)) {
             return last;
         }
         if let Some(last) =
-            last.filter(|last| !matches!(self.items[*last].kind, ItemKind::Call { .. }))
+            last.filter(|last| !matches!(self.items[*last].kind, StreamedItemKind::Call { .. }))
         {
             self.close_item(last, COMPLETED);
         }
-        let prefix = kind.id_prefix();
-        let nth = self.items.iter().filter(|item| item.kind.id_prefix() == prefix).count();
-        let id = item_id(prefix, &self.reply_id, nth);
+        let item_type = kind.item_type();
+        let nth = self.items.iter().filter(|item| item.kind.item_type() == item_type).count();
+        let id = format_item_id(item_type, &self.reply_id, nth);
         // An item is announced without parts, and each part with an event of its own.
         let mut started = encode_item(&kind, &id, "", IN_PROGRESS);
         let (part, added) = match kind {
-            ItemKind::Message => {
+            StreamedItemKind::Message => {
                 (started["content"].take()[0].take(), Some("response.content_part.added"))
             }
-            ItemKind::Reasoning => {
+            StreamedItemKind::Reasoning => {
                 (started["summary"].take()[0].take(), Some("response.reasoning_summary_part.added"))
             }
-            ItemKind::Call { .. } => (Value::Null, None),
+            StreamedItemKind::Call { .. } => (Value::Null, None),
         };
         for parts in ["content", "summary"] {
             if started.get(parts).is_some() {
@@ -250,13 +251,13 @@ impl ResponseEventStream {
         let item = &mut self.items[index];
         item.text.push_str(&delta);
         let (kind, fields) = match item.kind {
-            ItemKind::Message => {
+            StreamedItemKind::Message => {
                 ("response.output_text.delta", json!({"delta": delta, "logprobs": []}))
             }
-            ItemKind::Reasoning => {
+            StreamedItemKind::Reasoning => {
                 ("response.reasoning_summary_text.delta", json!({"delta": delta}))
             }
-            ItemKind::Call { .. } => {
+            StreamedItemKind::Call { .. } => {
                 ("response.function_call_arguments.delta", json!({"delta": delta}))
             }
         };
@@ -276,15 +277,15 @@ impl ResponseEventStream {
         };
         let item = encode_item(kind, id, text, status);
         let done = match kind {
-            ItemKind::Message => vec![
+            StreamedItemKind::Message => vec![
                 ("response.output_text.done", json!({"text": text, "logprobs": []})),
                 ("response.content_part.done", json!({"part": item["content"][0]})),
             ],
-            ItemKind::Reasoning => vec![
+            StreamedItemKind::Reasoning => vec![
                 ("response.reasoning_summary_text.done", json!({"text": text})),
                 ("response.reasoning_summary_part.done", json!({"part": item["summary"][0]})),
             ],
-            ItemKind::Call { name, .. } => {
+            StreamedItemKind::Call { name, .. } => {
                 let fields = json!({"name": name, "arguments": item["arguments"]});
                 vec![("response.function_call_arguments.done", fields)]
             }
@@ -302,9 +303,9 @@ impl ResponseEventStream {
         fields["output_index"] = index.into();
         // Every item has a single part.
         match item.kind {
-            ItemKind::Message => fields["content_index"] = 0.into(),
-            ItemKind::Reasoning => fields["summary_index"] = 0.into(),
-            ItemKind::Call { .. } => {}
+            StreamedItemKind::Message => fields["content_index"] = 0.into(),
+            StreamedItemKind::Reasoning => fields["summary_index"] = 0.into(),
+            StreamedItemKind::Call { .. } => {}
         }
         self.push_event(kind, fields);
     }
@@ -333,12 +334,12 @@ impl ResponseEventStream {
     }
 }
 
-impl ItemKind {
-    const fn id_prefix(&self) -> &'static str {
+impl StreamedItemKind {
+    const fn item_type(&self) -> ItemType {
         match self {
-            Self::Message => "msg",
-            Self::Reasoning => "rs",
-            Self::Call { .. } => "fc",
+            Self::Message => ItemType::Message,
+            Self::Reasoning => ItemType::Reasoning,
+            Self::Call { .. } => ItemType::Call,
         }
     }
 
@@ -348,16 +349,16 @@ impl ItemKind {
 }
 
 impl StreamedItem {
-    fn is_open_for(&self, kind: &ItemKind) -> bool {
+    fn is_open_for(&self, kind: &StreamedItemKind) -> bool {
         self.completed.is_none() && self.kind == *kind
     }
 }
 
-fn encode_item(kind: &ItemKind, id: &str, text: &str, status: &str) -> Value {
+fn encode_item(kind: &StreamedItemKind, id: &str, text: &str, status: &str) -> Value {
     match kind {
-        ItemKind::Message => encode_message(id, text, status),
-        ItemKind::Reasoning => encode_reasoning(id, text, status),
-        ItemKind::Call { call_id, name } => encode_call(id, call_id, name, text, status),
+        StreamedItemKind::Message => encode_message(id, text, status),
+        StreamedItemKind::Reasoning => encode_reasoning(id, text, status),
+        StreamedItemKind::Call { call_id, name } => encode_call(id, call_id, name, text, status),
     }
 }
 

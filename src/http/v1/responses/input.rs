@@ -10,9 +10,8 @@ use crate::domain::tool::{self, NewToolResult, ToolCall};
 use crate::domain::{Message, MessageId, MessageType, Principal, Role, SessionId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::ApiState;
-use crate::http::v1::item_mapping::{
-    self, InputItem, NewItemMessage, PositionedItem, build_messages, to_items,
-};
+use crate::http::v1::ids::ItemId;
+use crate::http::v1::item_mapping::{InputItem, PositionedItem, build_messages, to_items};
 use crate::http::v1::message_content::MessageContent;
 use crate::store::ReplyFields;
 use serde_json::value::RawValue;
@@ -98,8 +97,8 @@ async fn load_referenced_item(
     }
     let not_found =
         |_| Error::new(ErrorKind::MessageNotFound, format!("item with id '{id}' not found"));
-    let reply = item_mapping::parse_item_id("id", id)
-        .map_err(|error| Error::from(error).within(position))?;
+    let ItemId { message: reply, .. } =
+        ItemId::parse("id", id).map_err(|error| Error::from(error).within(position))?;
     // In a stream, text after a tool call is an item of its own, `msg_<messageId>_<n>`. Stored, it
     // is one text with the first item, so the reference adds nothing.
     let (reply, is_rest) = match reply.as_str().split_once('_') {
@@ -125,8 +124,7 @@ impl ResponseInput {
             items.first().is_some_and(|it| matches!(it.item, InputItem::Message(..)));
         let tool_results = take_unmatched_outputs(&mut items);
         let mut input = Self { tool_results, has_leading_message, ..Self::default() };
-        input.preceding =
-            build_messages(items, limit)?.into_iter().map(PrecedingMessage::from).collect();
+        input.preceding = build_messages(items, limit)?;
         input.last = input.preceding.pop();
         let is_answerable = match &input.last {
             Some(last) => matches!(last.role, Role::User | Role::Tool),
@@ -198,12 +196,6 @@ fn take_unmatched_outputs(items: &mut Vec<PositionedItem>) -> Vec<NewToolResult>
         _ => true,
     });
     results
-}
-
-impl From<NewItemMessage> for PrecedingMessage {
-    fn from(NewItemMessage { role, body, reply }: NewItemMessage) -> Self {
-        Self { role, body, reply }
-    }
 }
 
 /// Builds the tool message with the results of a reply's calls.

@@ -1,7 +1,6 @@
 //! The body of `POST /v1/responses`.
 
 use super::input::{self, ResponseInput};
-use super::parse_response_field;
 use super::response_object::StoredRequest;
 use crate::chat::{PrecedingMessage, Prompt, PromptMessage, TurnIntent};
 use crate::clock;
@@ -11,11 +10,12 @@ use crate::domain::image::find_images;
 use crate::domain::memory::MemoryStrategy;
 use crate::domain::session::SessionSettings;
 use crate::domain::tool::{self, NewToolResult, ToolResult};
-use crate::domain::{FieldError, MessageId, Role, Session, SessionId, TurnId};
+use crate::domain::{MessageId, Role, Session, SessionId, TurnId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::ApiState;
 use crate::http::body::parse_json;
-use crate::http::v1::conversations::parse_conversation_field;
+use crate::http::v1::errors::SettingNames;
+use crate::http::v1::ids::{ConversationId, ResponseId};
 use crate::http::v1::item_mapping::PositionedItem;
 use crate::json::StrictObject;
 use crate::memory::{PlanInput, PromptInput, tokens};
@@ -65,6 +65,10 @@ const KNOWN_FIELDS: &[&str] = &[
 /// Parameters that Chat Completions has under the same names. They are passed to the provider.
 const FORWARDED_FIELDS: &[&str] =
     &["frequency_penalty", "presence_penalty", "safety_identifier", "service_tier", "user"];
+
+/// The names of settings in this body, for errors.
+const SETTING_NAMES: SettingNames =
+    SettingNames { max_output_tokens: "max_output_tokens", system_prompt: "instructions" };
 
 /// The history that a response continues.
 pub(super) enum ResponseParent {
@@ -297,12 +301,13 @@ impl RawCreateResponseRequest<'_> {
                 "mutually exclusive parameters: provide only one of 'previous_response_id' and 'conversation'",
             )),
             (Some(ConversationRef::Id(id) | ConversationRef::Object { id }), None) => {
-                Ok(ResponseParent::Conversation(parse_conversation_field("conversation", &id)?))
+                let ConversationId(session) = ConversationId::parse("conversation", &id)?;
+                Ok(ResponseParent::Conversation(session))
             }
-            (None, Some(id)) => Ok(ResponseParent::PreviousResponse(parse_response_field(
-                "previous_response_id",
-                &id,
-            )?)),
+            (None, Some(id)) => {
+                let ResponseId(turn) = ResponseId::parse("previous_response_id", &id)?;
+                Ok(ResponseParent::PreviousResponse(turn))
+            }
             (None, None) => Ok(ResponseParent::None),
         }
     }
@@ -344,7 +349,7 @@ impl RawCreateResponseRequest<'_> {
             extra_params: self.collect_extra_params()?,
             ..SessionSettings::default()
         };
-        Ok(settings.validate(limit).map_err(rename_error_field)?)
+        Ok(settings.validate(limit).map_err(|invalid| SETTING_NAMES.rename(invalid))?)
     }
 
     /// Converts parameters for the provider to those of Chat Completions.
@@ -492,15 +497,4 @@ fn convert_text_format(format: &RawValue) -> Result<Option<Box<RawValue>>> {
         }
     };
     format.map(Some).map_err(Error::internal)
-}
-
-/// Renames the field of a settings error to its name in this body.
-fn rename_error_field(mut invalid: FieldError) -> FieldError {
-    invalid.field = match &*invalid.field {
-        "topP" => "top_p".into(),
-        "maxOutputTokens" => "max_output_tokens".into(),
-        "systemPrompt" => "instructions".into(),
-        _ => invalid.field,
-    };
-    invalid
 }

@@ -4,6 +4,7 @@ use super::request::{RawCreateResponseRequest, ResponseParent};
 use crate::domain::session::SessionSettings;
 use crate::error::{Error, Result};
 use crate::http::v1::conversations::check_metadata;
+use crate::http::v1::ids::format_conversation_id;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -32,7 +33,7 @@ impl RawCreateResponseRequest<'_> {
             text["format"] = json!({"type": "text"});
         }
         let conversation = match parent {
-            ResponseParent::Conversation(session) => json!({"id": format!("conv_{session}")}),
+            ResponseParent::Conversation(session) => json!({"id": format_conversation_id(session)}),
             _ => Value::Null,
         };
         let model = settings.model.as_deref().unwrap_or(default_model);

@@ -1,13 +1,15 @@
 //! The response object, the stored part of its request, and its state.
 //! Shape: <https://platform.openai.com/docs/api-reference/responses/object>.
 
-use super::RESPONSE_PREFIX;
 use crate::chat::ReplyStream;
 use crate::clock;
 use crate::domain::message::{FinishReason, Status};
+use crate::domain::principal::AccessLevel;
 use crate::domain::tool::{self, ToolCall};
-use crate::domain::{Message, MessageId, Usage};
+use crate::domain::{Message, Principal, SessionId, Usage};
 use crate::error::{Error, ErrorKind, Result};
+use crate::http::ApiState;
+use crate::http::v1::ids::{ItemType, format_item_id, format_response_id};
 use crate::store::StoredResponse;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -47,7 +49,7 @@ impl ResponseHeader {
     /// The header of a stored response.
     pub(super) fn from_stored(stored: &StoredResponse) -> Result<Self> {
         Ok(Self {
-            id: format!("{RESPONSE_PREFIX}{}", stored.turn_id),
+            id: format_response_id(stored.turn_id.as_str()),
             created_at: stored.created_at.as_millis() / 1000,
             echo: StoredRequest::from_stored(stored)?.echo,
         })
@@ -57,7 +59,7 @@ impl ResponseHeader {
     pub(super) fn new(reply: &ReplyStream, request: &StoredRequest) -> Self {
         let name = reply.turn_id.as_ref().map_or(reply.reply_id.as_str(), |turn| turn.as_str());
         Self {
-            id: format!("{RESPONSE_PREFIX}{name}"),
+            id: format_response_id(name),
             created_at: clock::now().as_millis() / 1000,
             echo: request.echo.clone(),
         }
@@ -84,7 +86,7 @@ impl ResponseHeader {
             ("error".to_owned(), json!(error)),
             ("incomplete_details".to_owned(), json!(incomplete.map(|why| json!({"reason": why})))),
             ("output".to_owned(), json!(output)),
-            ("usage".to_owned(), json!(usage.map(encode_usage))),
+            ("usage".to_owned(), json!(usage.map(encode_response_usage))),
         ]);
         // The model that answered may differ from the requested one, for instance by its version.
         if let Some(model) = model {
@@ -186,6 +188,31 @@ impl ResponseState {
     }
 }
 
+/// Loads the response object in its current state.
+pub(super) async fn load_response_object(
+    api: &ApiState,
+    principal: &Principal,
+    session: &SessionId,
+    stored: &StoredResponse,
+) -> Result<Value> {
+    let header = ResponseHeader::from_stored(stored)?;
+    // The running turn is checked before the reply is read: a turn ends in the same transaction
+    // that stores its reply, so the reply of an inactive turn has been stored.
+    let active =
+        api.store.get_session(principal, session, AccessLevel::Participant).await?.active_turn;
+    if active.is_some_and(|active| active.turn_id == stored.turn_id) {
+        return Ok(header.to_response_json(ResponseState::started("in_progress")));
+    }
+    Ok(match api.store.get_message(principal, session, &stored.reply_id).await {
+        Ok(reply) => header.to_response_json(ResponseState::from_reply(&reply)),
+        // The reply could not be stored when the turn ended.
+        Err(error) if error.kind == ErrorKind::MessageNotFound => {
+            header.to_response_json(ResponseState::missing_reply())
+        }
+        Err(error) => return Err(error),
+    })
+}
+
 /// The error that a stored reply ended with.
 fn reply_error(reply: &Message) -> Option<Error> {
     match (reply.status, &reply.error) {
@@ -205,26 +232,20 @@ fn encode_output(reply: &Message, status: &str) -> Vec<Value> {
     let item_status = |is_last| if is_last { status } else { "completed" };
     let reasoning = reply.parts.reasoning().map(|reasoning| {
         let status = item_status(text.is_none() && calls.is_empty());
-        encode_reasoning(&item_id("rs", &reply.id, 0), &reasoning, status)
+        encode_reasoning(&format_item_id(ItemType::Reasoning, &reply.id, 0), &reasoning, status)
     });
     let text = text.map(|text| {
-        encode_message(&item_id("msg", &reply.id, 0), text, item_status(calls.is_empty()))
+        encode_message(
+            &format_item_id(ItemType::Message, &reply.id, 0),
+            text,
+            item_status(calls.is_empty()),
+        )
     });
     // Calls with incomplete arguments are not stored.
     let calls = calls.iter().enumerate().map(|(nth, ToolCall { id, name, input })| {
-        encode_call(&item_id("fc", &reply.id, nth), id, name, input, "completed")
+        encode_call(&format_item_id(ItemType::Call, &reply.id, nth), id, name, input, "completed")
     });
     reasoning.into_iter().chain(text).chain(calls).collect()
-}
-
-/// The ID of the `nth` item of a kind in a reply, counted from 0.
-pub(super) fn item_id(kind: &str, reply: &MessageId, nth: usize) -> String {
-    match (kind, nth) {
-        // The same ID as in `/v1/conversations`, which counts calls from 1.
-        ("fc", nth) => format!("fc_{}_{reply}", nth + 1),
-        (kind, 0) => format!("{kind}_{reply}"),
-        (kind, nth) => format!("{kind}_{reply}_{nth}"),
-    }
 }
 
 pub(super) fn encode_message(id: &str, text: &str, status: &str) -> Value {
@@ -258,7 +279,7 @@ pub(super) fn encode_call(
     })
 }
 
-fn encode_usage(usage: Usage) -> Value {
+fn encode_response_usage(usage: Usage) -> Value {
     json!({
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
