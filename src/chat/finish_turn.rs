@@ -89,6 +89,22 @@ impl ChatService {
         // After the commit: the line must not report a reply that is not stored.
         let end = self.describe_end(started, &outcome, &stored).await;
         self.log_turn_end(started, &end, usage, &model);
+        let is_stopped = matches!(outcome, ReplyOutcome::Stopped);
+        self.publish_end(started, buffer, ending, is_stopped, stored);
+    }
+
+    /// Publishes the end of the stream, after the commit.
+    fn publish_end(
+        self: &Arc<Self>,
+        started: &StartedTurn,
+        buffer: &TurnBuffer,
+        ending: FrameBatch,
+        is_stopped: bool,
+        stored: Result<Option<FinishOutcome>>,
+    ) {
+        let publish_error = |message: &str| {
+            buffer.publish_frames(error_frames(buffer.turn_id.clone(), ending.first, message));
+        };
         match stored {
             Ok(Some(finished)) => {
                 // Both the event and the end of the stream come after the commit: a client that
@@ -100,17 +116,9 @@ impl ChatService {
             }
             // The claim is gone and the turn was cancelled: the session was deleted, or the journal
             // found the lease lost. The stream ends like that of any cancelled turn.
-            Ok(None) if matches!(outcome, ReplyOutcome::Stopped) => buffer.publish_frames(ending),
-            Ok(None) => buffer.publish_frames(error_frames(
-                buffer.turn_id.clone(),
-                ending.first,
-                LEASE_LOST,
-            )),
-            Err(error) => buffer.publish_frames(error_frames(
-                buffer.turn_id.clone(),
-                ending.first,
-                &error.to_string(),
-            )),
+            Ok(None) if is_stopped => buffer.publish_frames(ending),
+            Ok(None) => publish_error(LEASE_LOST),
+            Err(error) => publish_error(&error.to_string()),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::domain::session::SessionSettings;
 use crate::domain::{Session, tool};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{AssembledPrompt, PlanInput, PromptCount, PromptInput};
-use crate::provider::{Prompt, ProviderEvents};
+use crate::provider::{Prompt, ProviderError, ProviderEvents};
 use crate::store::{StartedTurn, UserMessage};
 use futures::{FutureExt, StreamExt};
 use std::mem;
@@ -204,18 +204,7 @@ impl ChatService {
             record.prompt_count = assembled.prompt_count();
             let cache_key = Some(derive_cache_key(&started.session.id));
             let prompt = Prompt { cache_key, ..assembled.to_prompt(&settings) };
-            let requested_at = Instant::now();
-            // Assume sent until the provider says otherwise: a timeout or a panic must not be
-            // recorded as free.
-            let was_sent = mem::replace(&mut record.is_sent, true);
-            match self.provider.open_stream(&prompt).await {
-                Ok(events) => {
-                    let waited = to_millis(requested_at.elapsed());
-                    record.first_token_ms =
-                        Some(to_millis(clock::now().duration_since(started.turn.started_at)));
-                    tracing::debug!(turn.id = %started.turn.turn_id, provider.first_token_ms = waited, "first token");
-                    return Ok(events);
-                }
+            match self.open_recorded_stream(started, &prompt, record).await {
                 Err(error) if error.error_kind() == ErrorKind::ContextTooLong && !is_shortened => {
                     tracing::warn!(turn.id = %started.turn.turn_id, %error, "prompt too long, retrying with half the history");
                     is_shortened = true;
@@ -223,13 +212,34 @@ impl ChatService {
                     // actually used, not the budget, makes sure that the second prompt is shorter.
                     plan.halve_memory(assembled.memory_tokens());
                 }
-                Err(error) => {
-                    // An unsent retry does not undo a first attempt that reached the provider.
-                    record.is_sent = was_sent || !error.is_unsent;
-                    return Err(error.into());
-                }
+                opened => return opened.map_err(Error::from),
             }
         }
+    }
+
+    /// Opens the stream, and records the time of its first event and whether the prompt was sent.
+    async fn open_recorded_stream(
+        &self,
+        started: &StartedTurn,
+        prompt: &Prompt,
+        record: &mut PromptRecord,
+    ) -> Result<ProviderEvents, ProviderError> {
+        let requested_at = Instant::now();
+        // Assume sent until the provider says otherwise: a timeout or a panic must not be recorded
+        // as free.
+        let was_sent = mem::replace(&mut record.is_sent, true);
+        let opened = self.provider.open_stream(prompt).await;
+        match &opened {
+            Ok(_) => {
+                let waited = to_millis(requested_at.elapsed());
+                record.first_token_ms =
+                    Some(to_millis(clock::now().duration_since(started.turn.started_at)));
+                tracing::debug!(turn.id = %started.turn.turn_id, provider.first_token_ms = waited, "first token");
+            }
+            // An unsent retry does not undo a first attempt that reached the provider.
+            Err(error) => record.is_sent = was_sent || !error.is_unsent,
+        }
+        opened
     }
 }
 
