@@ -6,6 +6,7 @@
 //! start after a conflict, so it must not keep state outside the transaction.
 
 mod append;
+mod claim;
 mod idempotency;
 mod idempotency_keys;
 mod import;
