@@ -11,7 +11,7 @@ use super::documents::{
     ClaimDoc, LocatedMessageDoc, MessageDoc, MessageLocationDoc, NodeDoc, ReadMarkDoc, SessionDoc,
     to_bson_date, to_document, to_i64, to_json, to_timestamp, to_u32,
 };
-use super::errors::is_duplicate_key;
+use super::errors::{is_duplicate_key, timed_out};
 use super::responses::{ResponseDoc, to_response_document};
 use super::transaction::{TransactionMode, initial_revision, transact};
 use super::turn_log::to_batch_document;
@@ -375,7 +375,7 @@ async fn insert_documents(
                 .with_source(error))
         }
         Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(Error::store_unavailable("MongoDB timed out")),
+        Err(_) => Err(timed_out()),
     }
 }
 
@@ -391,6 +391,6 @@ where
 async fn with_long_timeout<T>(work: impl Future<Output = mongodb::error::Result<T>>) -> Result<T> {
     match timeout(LONG_OPERATION_TIMEOUT, work).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => Err(Error::store_unavailable("MongoDB timed out")),
+        Err(_) => Err(timed_out()),
     }
 }

@@ -63,6 +63,7 @@ use super::Store;
 use crate::domain::TurnId;
 use crate::error::{Error, Result};
 use async_trait::async_trait;
+use errors::timed_out;
 use mongodb::bson::{Document, doc};
 use mongodb::{Client, Collection, Database};
 use session_locks::SessionLocks;
@@ -161,7 +162,7 @@ impl Store for MongoStore {
         let hello = self.collections.database.run_command(doc! { "hello": 1 });
         let hello = match timeout(READY_TIMEOUT, hello).await {
             Ok(answer) => answer?,
-            Err(_) => return Err(Error::store_unavailable("MongoDB timed out")),
+            Err(_) => return Err(timed_out()),
         };
         // Commands go to the primary, so this fails only while no primary is elected.
         match hello.get_bool("isWritablePrimary") {

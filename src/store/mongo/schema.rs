@@ -6,7 +6,7 @@
 //! and older instances then refuse to start.
 
 use super::Collections;
-use super::connect::startup_error;
+use super::errors::{is_duplicate_key, startup_error};
 use crate::error::Result;
 use mongodb::IndexModel;
 use mongodb::bson::{DateTime, Document, doc};
@@ -68,7 +68,7 @@ async fn try_lock_schema(collections: &Collections, me: &str) -> Result<bool> {
     let defaults = doc! { "$setOnInsert": { "version": 0_i64, "readableFrom": 0_i64 } };
     match collections.schema.update_one(schema.clone(), defaults).upsert(true).await {
         // Two instances insert the document at the same moment, and one of them fails.
-        Err(error) if !super::errors::is_duplicate_key(&error) => return Err(error.into()),
+        Err(error) if !is_duplicate_key(&error) => return Err(error.into()),
         _ => {}
     }
     // Reads the database's clock, which a plain find cannot return.
