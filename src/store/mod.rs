@@ -24,6 +24,7 @@ mod rules;
 mod search;
 mod sessions;
 pub mod sqlite;
+mod stored_values;
 mod summaries;
 mod transaction;
 mod transfer;

@@ -6,16 +6,14 @@
 //! the last turns that it includes, and the turn's own document, written last, marks all totals as
 //! done.
 
-use super::documents::{to_bson_date, to_document, to_timestamp, unreadable_value};
+use super::documents::{to_bson_date, to_document, to_timestamp};
 use super::errors::is_duplicate_key;
 use super::transaction::MongoTransaction;
 use super::turn_log::with_timeout;
 use super::{Collections, MongoStore};
-use crate::domain::key::KeyId;
-use crate::domain::quota::UsagePayer;
-use crate::domain::{CallKind, ProjectId, SessionId, Status, TurnId, Usage, UserId};
+use crate::domain::{CallKind, TurnId, UserId};
 use crate::error::Result;
-use crate::store::ledger::to_i64;
+use crate::store::ledger::LedgerColumns;
 use crate::store::{GroupBy, LedgerEntry, LedgerStore, UsageGroup, UsageQuery, UsageTotal};
 use async_trait::async_trait;
 use futures::TryStreamExt;
@@ -27,24 +25,11 @@ use serde::{Deserialize, Serialize};
 const COUNTED_TURNS_SLICE: i32 = -64;
 
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct LedgerEntryDoc {
     #[serde(rename = "_id")]
     turn_id: String,
-    kind: String,
-    session_id: String,
-    owner: String,
-    project_id: Option<String>,
-    user_id: String,
-    key_id: Option<String>,
-    model: Option<String>,
-    status: String,
-    prompt_tokens: i64,
-    cached_tokens: i64,
-    completion_tokens: i64,
-    reasoning_tokens: i64,
-    estimated: bool,
-    cost: Option<i64>,
+    #[serde(flatten)]
+    columns: LedgerColumns,
     at: DateTime,
 }
 
@@ -271,54 +256,15 @@ impl UsageGroupDoc {
 }
 
 fn to_entry_document(entry: &LedgerEntry) -> Result<Document> {
-    let usage = &entry.usage;
     to_document(&LedgerEntryDoc {
         turn_id: entry.turn_id.to_string(),
-        kind: entry.kind.as_str().to_owned(),
-        session_id: entry.session_id.to_string(),
-        owner: entry.owner.to_string(),
-        project_id: entry.project_id.as_ref().map(ToString::to_string),
-        user_id: entry.payer.user.to_string(),
-        key_id: entry.payer.key.as_ref().map(ToString::to_string),
-        model: entry.model.clone(),
-        status: entry.status.as_str().to_owned(),
-        prompt_tokens: to_i64(usage.prompt_tokens),
-        cached_tokens: to_i64(usage.cached_tokens),
-        completion_tokens: to_i64(usage.completion_tokens),
-        reasoning_tokens: to_i64(usage.reasoning_tokens),
-        estimated: usage.estimated,
-        cost: entry.cost,
+        columns: LedgerColumns::from_entry(entry),
         at: to_bson_date(entry.ended_at),
     })
 }
 
 impl LedgerEntryDoc {
     fn into_ledger_entry(self) -> Result<LedgerEntry> {
-        let status =
-            Status::from_name(&self.status).ok_or_else(|| unreadable_value(&self.status))?;
-        let kind = CallKind::from_name(&self.kind).ok_or_else(|| unreadable_value(&self.kind))?;
-        Ok(LedgerEntry {
-            turn_id: TurnId::new_unchecked(self.turn_id),
-            kind,
-            session_id: SessionId::new_unchecked(self.session_id),
-            owner: UserId::new_unchecked(self.owner),
-            project_id: self.project_id.map(ProjectId::new_unchecked),
-            payer: UsagePayer {
-                user: UserId::new_unchecked(self.user_id),
-                key: self.key_id.map(KeyId::new_unchecked),
-            },
-            model: self.model,
-            status,
-            usage: Usage {
-                prompt_tokens: self.prompt_tokens.unsigned_abs(),
-                cached_tokens: self.cached_tokens.unsigned_abs(),
-                completion_tokens: self.completion_tokens.unsigned_abs(),
-                reasoning_tokens: self.reasoning_tokens.unsigned_abs(),
-                estimated: self.estimated,
-                ..Usage::default()
-            },
-            cost: self.cost,
-            ended_at: to_timestamp(self.at),
-        })
+        self.columns.into_entry(TurnId::new_unchecked(self.turn_id), to_timestamp(self.at))
     }
 }

@@ -9,7 +9,7 @@
 
 use super::documents::{
     ClaimDoc, LocatedMessageDoc, MessageDoc, MessageLocationDoc, NodeDoc, ReadMarkDoc, SessionDoc,
-    to_bson_date, to_document, to_i64, to_json, to_timestamp, to_u32,
+    to_bson_date, to_document, to_timestamp, to_u32,
 };
 use super::errors::{is_duplicate_key, timed_out};
 use super::responses::{ResponseDoc, to_response_document};
@@ -26,6 +26,7 @@ use crate::store::migration::{
 };
 use crate::store::project_transaction::ProjectTransaction;
 use crate::store::rules::fold_title;
+use crate::store::stored_values::{encode_json, to_i64};
 use crate::store::transaction::{LocatedMessage, MessageInsert, MessageLocation, SessionRow};
 use crate::store::{LogBatch, NewFile, Store, StoredResponse};
 use async_trait::async_trait;
@@ -253,7 +254,7 @@ fn to_session_doc(row: &SessionRow, queue: Vec<String>) -> Result<SessionDoc> {
         meta: session.meta.as_json().to_owned(),
         user_meta: session.user_meta.as_json().to_owned(),
         theme: session.theme.as_json().to_owned(),
-        settings: to_json(&session.settings)?,
+        settings: encode_json(&session.settings)?,
         read_marks: row.read_marks.iter().map(mark).collect(),
         version: session.version.into(),
         messages: session.messages_count.into(),
@@ -300,7 +301,7 @@ fn to_node_doc(session: &SessionId, node: &NodeDump) -> Result<NodeDoc> {
         first_seq: (*first_seq).into(),
         last_seq: (*last_seq).into(),
         count: (*count).into(),
-        bytes: i64::try_from(*bytes).unwrap_or(i64::MAX),
+        bytes: to_i64(*bytes),
         path_tokens: messages.last().map_or(0, |last| to_i64(last.path_tokens)),
         created_at: to_bson_date(*created_at),
         messages: messages.iter().map(to_message_doc).collect::<Result<_>>()?,

@@ -5,7 +5,7 @@
 //! an existing node are appended to it in one update.
 
 use super::Collections;
-use super::documents::{MessageDoc, MessageLocationDoc, NodeDoc, to_document, to_i64, to_u32};
+use super::documents::{MessageDoc, MessageLocationDoc, NodeDoc, to_document, to_u32};
 use super::errors::is_duplicate_key;
 use super::ledger::apply_usage;
 use super::paths::NameLookup;
@@ -13,6 +13,7 @@ use super::transaction::MongoTransaction;
 use crate::domain::node::{NodeFill, format_chat_id};
 use crate::domain::{MessageId, SessionId};
 use crate::error::{Error, Result};
+use crate::store::stored_values::to_i64;
 use crate::store::transaction::{LocatedMessage, MessageInsert, MessageLocation};
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::{ClientSession, Collection};
@@ -118,7 +119,7 @@ impl MongoTransaction {
             }
         }
         let seq = i64::from(at.seq);
-        let bytes = i64::try_from(size).unwrap_or(i64::MAX);
+        let bytes = to_i64(size);
         let empty = NodeFillDoc { count: 0, bytes: 0, last_seq: 0, path_tokens: 0 };
         let fill = writes.node_fills.entry(at.node).or_insert(empty);
         fill.count += 1;

@@ -12,7 +12,7 @@
 //! deleted in MongoDB transactions.
 
 use super::MongoStore;
-use super::documents::{to_bson_date, to_document, to_timestamp, to_u32, unreadable_value};
+use super::documents::{to_bson_date, to_document, to_timestamp, to_u32};
 use super::errors::is_transient;
 use super::transaction::{MongoTransaction, TransactionMode, transact};
 use crate::domain::page::Pagination;
@@ -20,6 +20,7 @@ use crate::domain::project::{FileEntry, FileLanguage, FilePath, GenerationStatus
 use crate::domain::{Principal, Project, ProjectId, Timestamp, UserId};
 use crate::error::{Error, Result};
 use crate::store::project_transaction::{FileChange, ProjectRow, ProjectTransaction};
+use crate::store::stored_values::decode_name;
 use crate::store::{
     FileSelector, NewFile, NewProject, ProjectPage, ProjectStore, ProjectUpdate, PutFileOutcome,
     StoredFile, rules,
@@ -360,8 +361,7 @@ impl ProjectDoc {
             system_prompt: self.system_prompt,
             files,
             version: to_u32(self.version),
-            generation_status: GenerationStatus::from_name(&self.generation_status)
-                .ok_or_else(|| unreadable_value(&self.generation_status))?,
+            generation_status: decode_name(GenerationStatus::from_name, &self.generation_status)?,
             created_at: to_timestamp(self.created_at),
             updated_at: to_timestamp(self.updated_at),
         };

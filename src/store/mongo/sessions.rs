@@ -1,9 +1,7 @@
 //! Sessions in MongoDB: creation, changes and deletion.
 
 use super::MongoStore;
-use super::documents::{
-    ClaimDoc, IdDoc, LocatedMessageDoc, SessionDoc, to_bson_date, to_document, to_json,
-};
+use super::documents::{ClaimDoc, IdDoc, LocatedMessageDoc, SessionDoc, to_bson_date, to_document};
 use super::session_list::{self, SessionVisibility};
 use super::transaction::{MongoTransaction, TransactionMode, transact};
 use super::turn_log::with_timeout;
@@ -14,6 +12,7 @@ use crate::domain::text::fold_words;
 use crate::domain::title::SessionTitle;
 use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Result};
+use crate::store::stored_values::encode_json;
 use crate::store::transaction::SessionRow;
 use crate::store::{
     DeleteFilter, DeletionResult, ImportSession, LeaseHolder, NewSession, SessionPage,
@@ -147,7 +146,7 @@ impl MongoTransaction {
             meta: new.meta.as_json().to_owned(),
             user_meta: new.user_meta.as_json().to_owned(),
             theme: new.theme.as_json().to_owned(),
-            settings: to_json(&new.settings)?,
+            settings: encode_json(&new.settings)?,
             read_marks: Vec::new(),
             version: 1,
             messages: 0,
@@ -205,7 +204,7 @@ impl MongoTransaction {
             }
         }
         if let Some(settings) = &change.settings {
-            set.insert("settings", to_json(settings)?);
+            set.insert("settings", encode_json(settings)?);
         }
         self.set_fields(set);
         Ok(())

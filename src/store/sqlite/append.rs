@@ -1,9 +1,10 @@
 //! Inserting messages in SQLite: the message row, its node, and the counters of the session.
 
-use super::rows::{encode_json, message_key};
+use super::rows::message_key;
 use crate::domain::Timestamp;
 use crate::domain::node::NodeFill;
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::stored_values::{encode_json, encode_parts, to_i64};
 use crate::store::transaction::{MessageInsert, MessageLocation, SessionRow};
 use rusqlite::{Connection, params};
 
@@ -30,7 +31,7 @@ pub(super) fn insert_message(
     insert: MessageInsert<'_>,
 ) -> Result<()> {
     let MessageInsert { message, location: at, parent, opens_node, size, .. } = insert;
-    let size = i64::try_from(size).unwrap_or(i64::MAX);
+    let size = to_i64(size);
     if opens_node {
         // Seqs start at 1; zeros mark a node that starts with a root.
         let (prev_node, prev_seq) =
@@ -73,7 +74,7 @@ fn insert_message_row(db: &Connection, session: i64, insert: MessageInsert<'_>) 
             message.sender_id.as_str(),
             body.kind.as_str(),
             body.content,
-            (!body.parts.is_empty()).then(|| body.parts.as_json()),
+            encode_parts(&body.parts),
             reply.status.as_str(),
             reply.model,
             reply.finish_reason.map(|reason| reason.as_str()),
@@ -82,7 +83,7 @@ fn insert_message_row(db: &Connection, session: i64, insert: MessageInsert<'_>) 
             reply.usage.as_ref().map(encode_json).transpose()?,
             message.tokens,
             message.created_at.as_millis(),
-            i64::try_from(path_tokens).unwrap_or(i64::MAX),
+            to_i64(path_tokens),
         ]);
     // The unique index on ids is the only constraint that a new message can violate.
     match inserted {

@@ -2,13 +2,14 @@
 
 use super::SqliteStore;
 use super::paths::{add_siblings, find_message, walk_backward, walk_forward};
-use super::rows::{SELECT_MESSAGE, decode_message, decode_parts, decode_word, message_key};
+use super::rows::{SELECT_MESSAGE, decode_message, decode_word, message_key};
 use super::sessions::get_session;
 use super::transaction::read_message;
 use crate::domain::page::{MessageSlice, MessageView};
 use crate::domain::principal::AccessLevel;
 use crate::domain::{Message, MessageId, Principal, Role, Session, SessionId, Timestamp, UserId};
 use crate::error::{Error, Result};
+use crate::store::stored_values::decode_parts;
 use crate::store::transaction::{MAX_SEQ, MessageLocation, SessionRow};
 use crate::store::{
     HistoryLimits, HistoryMessage, MessagePage, MessageQuery, MessageStore, PostMessage, rules,

@@ -1,9 +1,9 @@
 //! Conversion between rows and values; nothing else depends on the order of columns.
 
 use crate::domain::key::KeyId;
-use crate::domain::message::{FinishReason, MessageBody, MessageParts};
+use crate::domain::message::FinishReason;
 use crate::domain::quota::UsagePayer;
-use crate::domain::session::{JsonObject, SessionStatus};
+use crate::domain::session::SessionStatus;
 use crate::domain::title::TitleSource;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::{
@@ -11,11 +11,12 @@ use crate::domain::{
     TurnId, UserId,
 };
 use crate::error::{Error, Result};
-use crate::store::LeaseHolder;
+use crate::store::stored_values::{
+    decode_json, decode_name, decode_object, decode_optional_json, decode_parts,
+};
 use crate::store::transaction::{MAX_SEQ, MessageLocation, SessionRow};
-use crate::store::{NewMessage, ReplyFields};
+use crate::store::{LeaseHolder, NewMessage};
 use rusqlite::Row;
-use serde::de::DeserializeOwned;
 
 /// Key of a message: the key of its session and its seq in one integer. The messages of a session
 /// are adjacent and in order, whatever other sessions do.
@@ -125,11 +126,15 @@ pub(super) fn decode_message(row: &Row<'_>, session: &SessionRow) -> Result<Mess
         model: row.get(10)?,
         finish_reason: row
             .get::<_, Option<String>>(11)?
-            .as_deref()
-            .and_then(FinishReason::from_name),
+            .map(|name| decode_name(FinishReason::from_name, &name))
+            .transpose()?,
         client_message_id: row.get::<_, Option<String>>(12)?.map(MessageId::new_unchecked),
-        error: decode_optional_json(row.get(13)?)?,
-        usage: decode_optional_json(row.get(14)?)?,
+        error: decode_optional_json(
+            row.get_ref(13)?.as_str_or_null().map_err(Error::store_unavailable)?,
+        )?,
+        usage: decode_optional_json(
+            row.get_ref(14)?.as_str_or_null().map_err(Error::store_unavailable)?,
+        )?,
         created_at: Timestamp::from_millis(row.get(15)?),
         sender_id,
     })
@@ -137,59 +142,14 @@ pub(super) fn decode_message(row: &Row<'_>, session: &SessionRow) -> Result<Mess
 
 /// Decodes a message into exactly what was inserted.
 pub(super) fn decode_new_message(row: &Row<'_>, session: &SessionRow) -> Result<NewMessage> {
-    let message = decode_message(row, session)?;
-    Ok(NewMessage {
-        id: message.id,
-        client_message_id: message.client_message_id,
-        role: message.role,
-        sender_id: message.sender_id,
-        body: MessageBody { content: message.content, parts: message.parts, kind: message.kind },
-        tokens: row.get(16)?,
-        created_at: message.created_at,
-        reply: ReplyFields {
-            status: message.status,
-            model: message.model,
-            finish_reason: message.finish_reason,
-            error: message.error,
-            usage: message.usage,
-        },
-    })
+    Ok(NewMessage::from_stored(decode_message(row, session)?, row.get(16)?))
 }
 
 /// Decodes the stored name of an enum's variant.
 pub(super) fn decode_word<T>(
-    read: impl Fn(&str) -> Option<T>,
+    from_name: impl Fn(&str) -> Option<T>,
     row: &Row<'_>,
     column: usize,
 ) -> Result<T> {
-    let text = row.get_ref(column)?.as_str().map_err(Error::store_unavailable)?;
-    read(text).ok_or_else(|| unreadable_value(text))
-}
-
-/// `None` is an empty list.
-pub(super) fn decode_parts(stored: Option<String>) -> Result<MessageParts> {
-    match stored {
-        None => Ok(MessageParts::default()),
-        Some(text) => MessageParts::from_stored(text).ok_or_else(|| unreadable_value("parts")),
-    }
-}
-
-pub(super) fn encode_json(value: &impl serde::Serialize) -> Result<String> {
-    serde_json::to_string(value).map_err(Error::internal)
-}
-
-fn decode_object(text: String) -> Result<JsonObject> {
-    JsonObject::from_stored(text).ok_or_else(|| unreadable_value("an object"))
-}
-
-fn decode_json<T: DeserializeOwned>(text: &str) -> Result<T> {
-    serde_json::from_str(text).map_err(Error::store_unavailable)
-}
-
-fn decode_optional_json<T: DeserializeOwned>(text: Option<String>) -> Result<Option<T>> {
-    text.as_deref().map(decode_json).transpose()
-}
-
-fn unreadable_value(what: &str) -> Error {
-    Error::store_unavailable(format!("stored value cannot be read: {what}"))
+    decode_name(from_name, row.get_ref(column)?.as_str().map_err(Error::store_unavailable)?)
 }

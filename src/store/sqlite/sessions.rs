@@ -1,7 +1,7 @@
 //! Sessions in SQLite.
 
 use super::SqliteStore;
-use super::rows::{SELECT_SESSION, decode_session, encode_json, message_key};
+use super::rows::{SELECT_SESSION, decode_session, message_key};
 use super::session_list::{self, SessionVisibility};
 use super::transaction::{SqliteTransaction, run_ready};
 use crate::domain::page::SessionQuery;
@@ -11,6 +11,7 @@ use crate::domain::title::SessionTitle;
 use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Result};
 use crate::store::rules::{self, fold_title, participants_with_owner};
+use crate::store::stored_values::encode_json;
 use crate::store::transaction::SessionRow;
 use crate::store::{
     DeleteFilter, DeletionResult, NewSession, SessionPage, SessionStore, SessionUpdate,

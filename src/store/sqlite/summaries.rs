@@ -4,6 +4,8 @@ use super::SqliteStore;
 use super::paths::{find_message, path_segments};
 use crate::domain::{MessageId, SessionId};
 use crate::error::Result;
+use crate::store::stored_values::to_i64;
+use crate::store::transaction::MessageLocation;
 use crate::store::{PathSummary, SummaryStore};
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -45,8 +47,8 @@ impl SummaryStore for SqliteStore {
                 located.location.node,
                 summary.first_message.as_str(),
                 summary.last_message.as_str(),
-                i64::try_from(summary.tokens_before).unwrap_or(i64::MAX),
-                i64::try_from(summary.path_tokens).unwrap_or(i64::MAX),
+                to_i64(summary.tokens_before),
+                to_i64(summary.path_tokens),
                 summary.text,
                 summary.model,
             ])?;
@@ -66,7 +68,7 @@ fn find_newest_summary(
     db: &Connection,
     session: i64,
     first: u32,
-    from: crate::store::transaction::MessageLocation,
+    from: MessageLocation,
 ) -> Result<Option<PathSummary>> {
     let sql = "SELECT first_id, last_id, tokens_before, path_tokens, text, model FROM summaries \
                WHERE session = ?1 AND last_node = ?2 AND last_seq BETWEEN ?3 AND ?4 \

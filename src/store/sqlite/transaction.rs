@@ -4,7 +4,7 @@
 use super::paths::{
     add_siblings, find_message, find_message_by_id, find_newest_message, list_children,
 };
-use super::rows::{SELECT_MESSAGE, decode_message, decode_parts, decode_word, message_key};
+use super::rows::{SELECT_MESSAGE, decode_message, decode_word, message_key};
 use super::{
     SqliteStore, append, idempotency, ledger, queue, sessions, transfer, tree, turn_log, turns,
 };
@@ -13,6 +13,7 @@ use crate::domain::title::SessionTitle;
 use crate::domain::{Message, MessageId, Principal, Role, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Result};
 use crate::store::queued_turn::QueuedTurn;
+use crate::store::stored_values::decode_parts;
 use crate::store::transaction::{
     LocatedMessage, MessageInsert, MessageLocation, NodeHeader, PriorRequest, SessionRow,
     StoreTransaction,

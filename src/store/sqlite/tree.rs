@@ -2,10 +2,11 @@
 
 use super::SqliteStore;
 use super::paths::walk_node;
-use super::rows::{SELECT_MESSAGE, decode_new_message, encode_json, seq_from_key};
+use super::rows::{SELECT_MESSAGE, decode_new_message, seq_from_key};
 use super::transaction::{SqliteTransaction, run_ready};
 use crate::domain::{MessageId, Principal, Session, SessionId, Timestamp};
 use crate::error::Result;
+use crate::store::stored_values::encode_json;
 use crate::store::transaction::{MessageLocation, NodeHeader, SessionRow};
 use crate::store::{NewMessage, NodePage, ReadMarkUpdate, TreeStore, rules};
 use async_trait::async_trait;
