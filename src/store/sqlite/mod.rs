@@ -6,6 +6,7 @@
 mod admin;
 mod append;
 mod embeddings;
+mod filter;
 mod idempotency;
 mod keys;
 mod ledger;
