@@ -15,6 +15,7 @@ use crate::domain::{
     TurnId, UserId,
 };
 use crate::error::{Error, Result};
+use crate::store::rules::needs_parts;
 use crate::store::stored_values::{
     decode_json, decode_name, decode_object, decode_optional_json, decode_parts, encode_json,
     encode_parts, to_i64,
@@ -358,9 +359,9 @@ impl MessageDoc {
         })
     }
 
-    /// Bytes of text and parts, for the size limit of a page.
+    /// Bytes of text and parts, for the size limit of a page. An empty list of parts is two.
     pub(super) fn byte_size(&self) -> usize {
-        self.content.len() + self.parts.as_ref().map_or(0, String::len)
+        self.content.len() + self.parts.as_ref().map_or("[]".len(), String::len)
     }
 }
 
@@ -374,19 +375,19 @@ impl HistoryMessageDoc {
         to_u32(self.tokens)
     }
 
-    /// Drops the parts if they are larger than `max_bytes` or of no use for a prompt, which needs
-    /// those of user messages and tool results, and of replies only function calls. Returns the
-    /// bytes kept.
-    pub(super) fn retain_parts(&mut self, max_bytes: usize) -> usize {
-        let is_calling = self.finish_reason.as_deref() == Some(FinishReason::ToolCalls.as_str());
-        let is_of_use = is_calling || matches!(self.role.as_str(), "user" | "tool");
-        self.parts = self.parts.take().filter(|parts| is_of_use && parts.len() <= max_bytes);
-        self.parts.as_ref().map_or(0, String::len)
+    /// Bytes of the parts that a prompt needs; 0 without any.
+    pub(super) fn needed_part_bytes(&self) -> Result<usize> {
+        let Some(parts) = &self.parts else { return Ok(0) };
+        let role = decode_name(Role::from_name, &self.role)?;
+        let finish_reason = self.finish_reason.as_deref();
+        let finish_reason =
+            finish_reason.map(|name| decode_name(FinishReason::from_name, name)).transpose()?;
+        Ok(if needs_parts(role, finish_reason) { parts.len() } else { 0 })
     }
 
-    pub(super) fn into_history_message(self) -> Result<HistoryMessage> {
+    pub(super) fn into_history_message(self, with_parts: bool) -> Result<HistoryMessage> {
         Ok(HistoryMessage {
-            parts: decode_parts(self.parts)?,
+            parts: decode_parts(self.parts.filter(|_| with_parts))?,
             tokens: to_u32(self.tokens),
             id: MessageId::new_unchecked(self.id),
             role: decode_name(Role::from_name, &self.role)?,

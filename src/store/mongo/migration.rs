@@ -25,7 +25,7 @@ use crate::store::migration::{
     RequestDump, SessionDump,
 };
 use crate::store::project_transaction::ProjectTransaction;
-use crate::store::rules::fold_title;
+use crate::store::rules::{activity_time, fold_title};
 use crate::store::stored_values::{encode_json, to_i64};
 use crate::store::transaction::{LocatedMessage, MessageInsert, MessageLocation, SessionRow};
 use crate::store::{LogBatch, NewFile, Store, StoredResponse};
@@ -262,7 +262,7 @@ fn to_session_doc(row: &SessionRow, queue: Vec<String>) -> Result<SessionDoc> {
         head: row.located_head().map(|head| LocatedMessageDoc::new(&head.id, head.location)),
         last_message: session.last_message.clone(),
         last_message_at: session.last_message_at.map(to_bson_date),
-        activity_at: to_bson_date(session.last_message_at.unwrap_or(session.created_at)),
+        activity_at: to_bson_date(activity_time(session)),
         last_seen: session.last_seen.map(to_bson_date),
         created_at: to_bson_date(session.created_at),
         updated_at: to_bson_date(session.updated_at),

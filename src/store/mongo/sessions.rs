@@ -2,7 +2,7 @@
 
 use super::MongoStore;
 use super::documents::{ClaimDoc, IdDoc, LocatedMessageDoc, SessionDoc, to_bson_date, to_document};
-use super::session_list::{self, SessionVisibility};
+use super::session_list;
 use super::transaction::{MongoTransaction, TransactionMode, transact};
 use super::turn_log::with_timeout;
 use crate::domain::page::SessionQuery;
@@ -12,11 +12,12 @@ use crate::domain::text::fold_words;
 use crate::domain::title::SessionTitle;
 use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Result};
+use crate::store::rules::{self, SessionVisibility};
 use crate::store::stored_values::encode_json;
 use crate::store::transaction::SessionRow;
 use crate::store::{
     DeleteFilter, DeletionResult, ImportSession, LeaseHolder, NewSession, SessionPage,
-    SessionStore, SessionUpdate, rules,
+    SessionStore, SessionUpdate,
 };
 use async_trait::async_trait;
 use futures::TryStreamExt;
@@ -57,12 +58,11 @@ impl SessionStore for MongoStore {
         query: SessionQuery,
     ) -> Result<SessionPage> {
         let query = &query;
-        transact!(self, TransactionMode::READ, |tx| session_list::list_sessions(
-            tx,
-            SessionVisibility::Participant(&principal.user),
-            query
-        )
-        .await)
+        transact!(self, TransactionMode::READ, |tx| {
+            let is_guest = session_list::is_guest(tx, &principal.user).await?;
+            let visibility = SessionVisibility::of_user(&principal.user, is_guest);
+            session_list::list_sessions(tx, visibility, query).await
+        })
     }
 
     async fn list_all_sessions(
@@ -240,7 +240,7 @@ impl MongoTransaction {
             "head": head.as_ref().map(to_document).transpose()?,
             "lastMessage": session.last_message.as_deref(),
             "lastMessageAt": session.last_message_at.map(to_bson_date),
-            "activityAt": to_bson_date(session.last_message_at.unwrap_or(session.created_at)),
+            "activityAt": to_bson_date(rules::activity_time(session)),
             "lastSeen": session.last_seen.map(to_bson_date),
             "updatedAt": to_bson_date(session.updated_at),
             // Put the session on the backlog of the search index, see `search.rs`.

@@ -4,6 +4,7 @@ use super::rows::message_key;
 use crate::domain::Timestamp;
 use crate::domain::node::NodeFill;
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::rules::activity_time;
 use crate::store::stored_values::{encode_json, encode_parts, to_i64};
 use crate::store::transaction::{MessageInsert, MessageLocation, SessionRow};
 use rusqlite::{Connection, params};
@@ -102,8 +103,6 @@ fn insert_message_row(db: &Connection, session: i64, insert: MessageInsert<'_>) 
 /// Writes back the counters of a session.
 pub(super) fn save_counters(db: &Connection, row: &SessionRow) -> Result<()> {
     let session = &row.session;
-    // Lists sort by activity. An empty session counts from its creation.
-    let activity = session.last_message_at.unwrap_or(session.created_at);
     db.prepare_cached(
         "UPDATE sessions SET messages = ?2, nodes = ?3, head_id = ?4, head_seq = ?5, head_node = ?6, \
          last_message = ?7, last_message_at = ?8, activity_at = ?9, last_seen = ?10, updated_at = ?11 WHERE key = ?1",
@@ -117,7 +116,7 @@ pub(super) fn save_counters(db: &Connection, row: &SessionRow) -> Result<()> {
         row.head.map(|head| head.node),
         session.last_message,
         session.last_message_at.map(Timestamp::as_millis),
-        activity.as_millis(),
+        activity_time(session).as_millis(),
         session.last_seen.map(Timestamp::as_millis),
         session.updated_at.as_millis(),
     ])?;

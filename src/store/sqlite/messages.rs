@@ -9,17 +9,18 @@ use crate::domain::page::{MessageSlice, MessageView};
 use crate::domain::principal::AccessLevel;
 use crate::domain::{Message, MessageId, Principal, Role, Session, SessionId, Timestamp, UserId};
 use crate::error::{Error, Result};
+use crate::store::rules::{
+    self, FINISH_REASON_WITH_PARTS, HistoryBudget, HistoryDecision, MessagePageBuilder,
+    ROLES_WITH_PARTS,
+};
 use crate::store::stored_values::decode_parts;
 use crate::store::transaction::{MAX_SEQ, MessageLocation, SessionRow};
 use crate::store::{
-    HistoryLimits, HistoryMessage, MessagePage, MessageQuery, MessageStore, PostMessage, rules,
+    HistoryLimits, HistoryMessage, MessagePage, MessageQuery, MessageStore, PostMessage,
 };
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row};
 use std::ops::ControlFlow;
-
-/// A page ends early once it holds this many bytes, because attachments are large.
-const MAX_PAGE_BYTES: usize = 8 << 20;
 
 #[async_trait]
 impl MessageStore for SqliteStore {
@@ -81,44 +82,19 @@ impl MessageStore for SqliteStore {
     }
 }
 
-/// Collects messages until it has seen one more than the limit.
-struct MessagePageBuilder<'a> {
-    row: &'a SessionRow,
-    limit: usize,
-    bytes: usize,
-    messages: Vec<Message>,
-    has_more: bool,
-}
-
-impl<'a> MessagePageBuilder<'a> {
-    fn new(row: &'a SessionRow, query: &MessageQuery) -> Self {
-        Self { row, limit: query.limit as usize, bytes: 0, messages: Vec::new(), has_more: false }
-    }
-
-    fn push_row(&mut self, found: &Row<'_>) -> Result<ControlFlow<()>> {
-        // Checked before a message is added, so a page has at least one, however large.
-        if self.messages.len() == self.limit || self.bytes > MAX_PAGE_BYTES {
-            self.has_more = true;
-            return Ok(ControlFlow::Break(()));
-        }
-        let message = decode_message(found, self.row)?;
-        self.bytes += message.content.len() + message.parts.as_json().len();
-        self.messages.push(message);
-        Ok(ControlFlow::Continue(()))
-    }
-
-    fn into_page(self) -> MessagePage {
-        MessagePage { messages: self.messages, has_more: self.has_more }
-    }
-
-    fn into_reversed_page(mut self) -> MessagePage {
-        self.messages.reverse();
-        self.into_page()
-    }
+/// Adds the message of a row to a page, and breaks once the page is full.
+fn push_row(
+    page: &mut MessagePageBuilder<Message>,
+    found: &Row<'_>,
+    session: &SessionRow,
+) -> Result<ControlFlow<()>> {
+    let message = decode_message(found, session)?;
+    let bytes = message.content.len() + message.parts.as_json().len();
+    Ok(if page.push(message, bytes) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
 }
 
 fn read_path_page(db: &Connection, row: &SessionRow, query: &MessageQuery) -> Result<MessagePage> {
-    let mut page = MessagePageBuilder::new(row, query);
+    let mut page = MessagePageBuilder::new(query);
     let find_anchor = |id: &MessageId| {
         Ok::<_, Error>(
             find_message(db, row.key, id)?.ok_or_else(Error::message_not_found)?.location,
@@ -126,36 +102,42 @@ fn read_path_page(db: &Connection, row: &SessionRow, query: &MessageQuery) -> Re
     };
     match &query.slice {
         MessageSlice::Newest => {
-            walk_backward(db, row.key, row.head, SELECT_MESSAGE, |found| page.push_row(found))?;
-            Ok(page.into_reversed_page())
+            walk_backward(db, row.key, row.head, SELECT_MESSAGE, |found| {
+                push_row(&mut page, found, row)
+            })?;
+            Ok(to_page(page.reversed()))
         }
         MessageSlice::Before(id) => {
             let at = find_anchor(id)?;
             // A location without a message is fine as an upper bound: if `at` is the first in its
             // node, nothing of that node is in range.
             let before = MessageLocation { seq: at.seq - 1, ..at };
-            walk_backward(db, row.key, Some(before), SELECT_MESSAGE, |found| page.push_row(found))?;
-            Ok(page.into_reversed_page())
+            walk_backward(db, row.key, Some(before), SELECT_MESSAGE, |found| {
+                push_row(&mut page, found, row)
+            })?;
+            Ok(to_page(page.reversed()))
         }
         MessageSlice::After(id) => {
             let at = find_anchor(id)?;
             let is_on_path = walk_forward(db, row.key, row.head, at, SELECT_MESSAGE, |found| {
-                page.push_row(found)
+                push_row(&mut page, found, row)
             })?;
             if !is_on_path {
-                return Err(Error::invalid_field(
-                    "after",
-                    "must name a message of the active path, or go with view=all",
-                ));
+                return Err(rules::anchor_off_path());
             }
-            Ok(page.into_page())
+            Ok(to_page(page))
         }
     }
 }
 
+fn to_page(page: MessagePageBuilder<Message>) -> MessagePage {
+    let (messages, has_more) = page.finish();
+    MessagePage { messages, has_more }
+}
+
 /// A page of all branches, in the order in which the messages were stored.
 fn read_all_page(db: &Connection, row: &SessionRow, query: &MessageQuery) -> Result<MessagePage> {
-    let mut page = MessagePageBuilder::new(row, query);
+    let mut page = MessagePageBuilder::new(query);
     let seq_of = |id: &MessageId| {
         Ok::<_, Error>(
             find_message(db, row.key, id)?.ok_or_else(Error::message_not_found)?.location.seq,
@@ -170,11 +152,11 @@ fn read_all_page(db: &Connection, row: &SessionRow, query: &MessageQuery) -> Res
     let mut statement = db.prepare_cached(&sql)?;
     let mut rows = statement.query([message_key(row.key, first), message_key(row.key, last)])?;
     while let Some(found) = rows.next()? {
-        if page.push_row(found)?.is_break() {
+        if push_row(&mut page, found, row)?.is_break() {
             break;
         }
     }
-    Ok(if order == "ASC" { page.into_page() } else { page.into_reversed_page() })
+    Ok(to_page(if order == "ASC" { page } else { page.reversed() }))
 }
 
 fn recent_history(
@@ -189,42 +171,27 @@ fn recent_history(
     let key = key.ok_or_else(Error::session_not_found)?;
     let at = find_message(db, key, last)?.ok_or_else(Error::message_not_found)?.location;
     let mut found = Vec::new();
-    let mut tokens_left = limits.max_tokens;
-    let mut part_bytes_left = limits.max_part_bytes;
-    // Parts are large: the column is not read for callers that ignore it, and of replies only those
-    // with function calls matter.
-    let parts_column = match limits.max_part_bytes {
-        0 => "NULL",
-        _ => "CASE WHEN role IN ('user', 'tool') OR finish_reason = 'tool-calls' THEN parts END",
-    };
+    let mut budget = HistoryBudget::new(limits);
     let select = format!(
-        "SELECT key, id, role, content, tokens, parent_id, {parts_column}, sender_id, created_at, \
-         path_tokens FROM messages"
+        "SELECT key, id, role, content, tokens, parent_id, {}, sender_id, created_at, \
+         path_tokens FROM messages",
+        parts_column(limits)
     );
     walk_backward(db, key, Some(at), &select, |row| {
         let content = row.get_ref(3)?.as_str().map_err(Error::store_unavailable)?;
         let parts = row.get_ref(6)?.as_str_or_null().map_err(Error::store_unavailable)?;
-        // Parts that exceed the limit are left out; the text still counts.
-        let parts = parts.filter(|parts| parts.len() <= part_bytes_left);
-        // Nothing that a model could read, so it does not use up the limits.
-        if content.is_empty() && parts.is_none() {
-            return Ok(ControlFlow::Continue(()));
-        }
-        let tokens: u32 = row.get(4)?;
-        let size = tokens.saturating_add(limits.token_overhead);
-        // The first message that does not fit ends the history: a gap would falsify
-        // the conversation.
-        if found.len() == limits.max_messages as usize || size > tokens_left {
-            return Ok(ControlFlow::Break(()));
-        }
-        tokens_left -= size;
-        part_bytes_left -= parts.map_or(0, str::len);
+        let tokens = row.get(4)?;
+        let with_parts = match budget.admit(content, parts.map_or(0, str::len), tokens) {
+            HistoryDecision::Skip => return Ok(ControlFlow::Continue(())),
+            HistoryDecision::End => return Ok(ControlFlow::Break(())),
+            HistoryDecision::Include { with_parts } => with_parts,
+        };
         found.push(HistoryMessage {
             id: MessageId::new_unchecked(row.get::<_, String>(1)?),
             role: decode_word(Role::from_name, row, 2)?,
             content: content.to_owned(),
             tokens,
-            parts: decode_parts(parts.map(str::to_owned))?,
+            parts: decode_parts(parts.filter(|_| with_parts).map(str::to_owned))?,
             parent_id: row.get::<_, Option<String>>(5)?.map(MessageId::new_unchecked),
             sender_id: UserId::new_unchecked(row.get::<_, String>(7)?),
             created_at: Timestamp::from_millis(row.get(8)?),
@@ -233,4 +200,14 @@ fn recent_history(
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(found)
+}
+
+/// [`needs_parts`](rules::needs_parts) as a column: SQLite does not read parts that are not needed.
+fn parts_column(limits: HistoryLimits) -> String {
+    if limits.max_part_bytes == 0 {
+        return "NULL".to_owned();
+    }
+    let roles = ROLES_WITH_PARTS.map(|role| format!("'{}'", role.as_str())).join(", ");
+    let finish_reason = FINISH_REASON_WITH_PARTS.as_str();
+    format!("CASE WHEN role IN ({roles}) OR finish_reason = '{finish_reason}' THEN parts END")
 }

@@ -2,7 +2,7 @@
 
 use super::SqliteStore;
 use super::rows::{SELECT_SESSION, decode_session, message_key};
-use super::session_list::{self, SessionVisibility};
+use super::session_list;
 use super::transaction::{SqliteTransaction, run_ready};
 use crate::domain::page::SessionQuery;
 use crate::domain::principal::AccessLevel;
@@ -10,7 +10,7 @@ use crate::domain::session::SessionStatus;
 use crate::domain::title::SessionTitle;
 use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Result};
-use crate::store::rules::{self, fold_title, participants_with_owner};
+use crate::store::rules::{self, SessionVisibility, fold_title, participants_with_owner};
 use crate::store::stored_values::encode_json;
 use crate::store::transaction::SessionRow;
 use crate::store::{
@@ -52,7 +52,9 @@ impl SessionStore for SqliteStore {
     ) -> Result<SessionPage> {
         let user = principal.user.clone();
         self.run_read(move |db| {
-            session_list::list_sessions(db, SessionVisibility::Participant(&user), &query)
+            let is_guest = session_list::is_guest(db, &user)?;
+            let visibility = SessionVisibility::of_user(&user, is_guest);
+            session_list::list_sessions(db, visibility, &query)
         })
         .await
     }
