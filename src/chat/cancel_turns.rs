@@ -1,13 +1,11 @@
-//! Cancels turns, and handles the changes that end turns: status changes and deletions.
+//! Cancels running and queued turns, on this instance or another.
 
 use super::ChatService;
-use super::events::SessionEventKind;
 use crate::domain::principal::AccessLevel;
-use crate::domain::{Principal, ProjectId, Session, SessionId, Timestamp, TurnId};
-use crate::error::{Error, ErrorKind, Result};
-use crate::store::{CancelledTurns, DeleteFilter, DeletionResult, ProjectUpdate, SessionUpdate};
+use crate::domain::{Principal, SessionId, TurnId};
+use crate::error::{ErrorKind, Result};
+use crate::store::CancelledTurns;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
@@ -36,122 +34,8 @@ impl ChatService {
         .await
     }
 
-    /// Changes a session. Closing it or assigning a human agent cancels its turns.
-    pub async fn change_session(
-        self: &Arc<Self>,
-        principal: &Principal,
-        id: &SessionId,
-        change: SessionUpdate,
-        if_match: Vec<u32>,
-        now: Timestamp,
-    ) -> Result<Session> {
-        let chat = self.clone();
-        let principal = principal.clone();
-        let id = id.clone();
-        self.run_to_completion(async move {
-            let ends_replies = change
-                .status
-                .as_ref()
-                .is_some_and(|status| status.is_closed() || status.is_agent_assigned());
-            let is_empty = change.is_empty();
-            let session = chat.store.update_session(&principal, &id, change, if_match, now).await?;
-            if !is_empty {
-                chat.events.publish(&id, SessionEventKind::Changed);
-            }
-            // Cancelled after the change is committed: from then on no new turn can start, so none
-            // can slip in between.
-            if ends_replies && chat.cancel_session_turns(&id, None).await? {
-                return chat.store.get_session(&principal, &id, AccessLevel::Participant).await;
-            }
-            Ok(session)
-        })
-        .await
-    }
-
-    /// Deletes a session and ends its turns.
-    pub async fn delete_session(
-        self: &Arc<Self>,
-        principal: &Principal,
-        id: &SessionId,
-    ) -> Result<DeletionResult> {
-        let chat = self.clone();
-        let principal = principal.clone();
-        let id = id.clone();
-        self.run_to_completion(async move {
-            let deleted = chat.store.delete_session(&principal, &id).await?;
-            chat.on_session_deleted(&id, &deleted).await;
-            Ok(deleted)
-        })
-        .await
-    }
-
-    /// Deletes the caller's own sessions that match `filter`, one step each, and ends their turns.
-    pub async fn delete_sessions(
-        self: &Arc<Self>,
-        principal: &Principal,
-        filter: DeleteFilter,
-    ) -> Result<DeletionResult> {
-        let chat = self.clone();
-        let principal = principal.clone();
-        self.run_to_completion(
-            async move { chat.delete_matching_sessions(&principal, filter).await },
-        )
-        .await
-    }
-
-    /// Deletes a project with its sessions and ends their turns. `if_match` lists the accepted
-    /// versions; empty accepts any.
-    pub async fn delete_project(
-        self: &Arc<Self>,
-        principal: &Principal,
-        id: &ProjectId,
-        if_match: Vec<u32>,
-        now: Timestamp,
-    ) -> Result<DeletionResult> {
-        let chat = self.clone();
-        let principal = principal.clone();
-        let id = id.clone();
-        self.run_to_completion(async move {
-            // An empty update checks access and version without changing anything.
-            let no_change = ProjectUpdate::default();
-            let project =
-                chat.store.update_project(&principal, &id, no_change, if_match, now).await?;
-            let owner = Principal { user: project.owner, is_admin: false };
-            // The project is deleted after its sessions: if the server crashes in between, the
-            // client can repeat the request.
-            let mut total = DeletionResult::default();
-            let in_project = DeleteFilter::Project(id.clone());
-            total.add_counts(&chat.delete_matching_sessions(&owner, in_project.clone()).await?);
-            chat.store.delete_project(&principal, &id).await?;
-            // Sessions created in the project while the first pass ran.
-            total.add_counts(&chat.delete_matching_sessions(&owner, in_project).await?);
-            Ok(total)
-        })
-        .await
-    }
-
-    pub(super) async fn delete_matching_sessions(
-        &self,
-        principal: &Principal,
-        filter: DeleteFilter,
-    ) -> Result<DeletionResult> {
-        let mut total = DeletionResult::default();
-        for id in self.store.list_owned_sessions(principal, filter).await? {
-            match self.store.delete_session(principal, &id).await {
-                Ok(deleted) => {
-                    self.on_session_deleted(&id, &deleted).await;
-                    total.add_counts(&deleted);
-                }
-                // Deleted concurrently.
-                Err(error) if error.kind == ErrorKind::SessionNotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(total)
-    }
-
     /// Cancels the running turn and removes the queued ones. Returns whether there were any.
-    async fn cancel_session_turns(
+    pub(super) async fn cancel_session_turns(
         &self,
         session: &SessionId,
         only: Option<&TurnId>,
@@ -200,34 +84,5 @@ impl ChatService {
                 Ok(_) | Err(_) => return,
             }
         }
-    }
-
-    /// Cleans up after a deleted session: drops its cached memory, publishes the event, cancels its
-    /// turns without waiting for them.
-    pub(super) async fn on_session_deleted(&self, session: &SessionId, deleted: &DeletionResult) {
-        self.memory.forget_session(session);
-        // The words were deleted with the session, but the index may keep them in its segments
-        // until it is merged.
-        self.needs_index_merge.store(true, Ordering::Relaxed);
-        self.events.publish(session, SessionEventKind::session_deleted(&deleted.participants));
-        self.abort_queued(&deleted.turns);
-        for turn in &deleted.turns {
-            if let Err(error) = self.request_cancel(session, turn).await {
-                // Harmless apart from the cost: the turn has lost its claim and cannot store its
-                // reply.
-                tracing::warn!(turn.id = %turn, error = %error.chain(), "cancelling a turn of a deleted session failed");
-            }
-        }
-    }
-
-    /// Runs `work` as its own task, so that it completes even if the client disconnects and this
-    /// future is dropped. Used for writes followed by an event: the event must not be lost after
-    /// the commit.
-    pub(super) async fn run_to_completion<T, F>(&self, work: F) -> Result<T>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T>> + Send + 'static,
-    {
-        tokio::spawn(work).await.map_err(Error::internal)?
     }
 }

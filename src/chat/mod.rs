@@ -8,11 +8,13 @@ mod background_call;
 mod cache_key;
 mod cancel_turns;
 mod coalesce;
+mod deletions;
 mod event_feed;
 mod events;
 mod finish_turn;
 mod frames;
 mod hub;
+mod indexer;
 mod join_turn;
 mod journal;
 mod recovery;
@@ -176,12 +178,21 @@ impl ChatService {
 
     /// Errors: `shutting_down`.
     pub fn ensure_not_draining(&self) -> Result<()> {
-        if self.is_draining() {
-            return Err(Error::new(
-                ErrorKind::ShuttingDown,
-                "the server is shutting down; try again shortly",
-            ));
-        }
-        Ok(())
+        if self.is_draining() { Err(shutting_down_error()) } else { Ok(()) }
     }
+
+    /// Runs `work` as its own task, so that it completes even if the client disconnects and this
+    /// future is dropped. Used for writes followed by an event: the event must not be lost after
+    /// the commit.
+    pub(super) async fn run_to_completion<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        tokio::spawn(work).await.map_err(Error::internal)?
+    }
+}
+
+fn shutting_down_error() -> Error {
+    Error::new(ErrorKind::ShuttingDown, "the server is shutting down; try again shortly")
 }

@@ -3,7 +3,7 @@
 
 use super::frames;
 use super::stateless::estimate_text_bytes;
-use super::{ChatService, MeteredCall, TurnReader, TurnRequest};
+use super::{ChatService, MeteredCall, TurnReader, TurnRequest, shutting_down_error};
 use crate::domain::message::FinishReason;
 use crate::domain::{MessageId, Principal, SessionId, TurnId, Usage};
 use crate::error::{Error, ErrorKind, Result};
@@ -167,10 +167,6 @@ impl ChatService {
 /// The error for a cancelled reply in protocols that have no state for it.
 pub fn stopped_error() -> Error {
     Error::new(ErrorKind::ProviderError, "the reply was stopped")
-}
-
-pub(super) fn shutting_down_error() -> Error {
-    Error::new(ErrorKind::ShuttingDown, "the server is shutting down; try again shortly")
 }
 
 /// The frames of a turn that matter here.

@@ -11,6 +11,7 @@ use super::usage_policy::ConcurrencyPermit;
 use crate::clock;
 use crate::domain::attachment::render_text_and_images;
 use crate::domain::message::FinishReason;
+use crate::domain::session::SessionSettings;
 use crate::domain::{Session, tool};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{AssembledPrompt, PlanInput, PromptCount, PromptInput};
@@ -149,6 +150,19 @@ impl ChatService {
         }
     }
 
+    /// The begin step checked prices and quotas, but a queued turn may have waited for long, and
+    /// other turns have spent quota since.
+    async fn check_queued_turn(
+        &self,
+        started: &StartedTurn,
+        settings: &SessionSettings,
+    ) -> Result<()> {
+        let Session { owner, project_id, .. } = &started.session;
+        let model = settings.model.as_deref().unwrap_or(self.memory.default_model());
+        self.require_price(model, &started.payer, owner, project_id.as_ref())?;
+        self.check_session_quotas(&started.payer, &started.session, clock::now()).await
+    }
+
     /// Builds the prompt and opens the stream. If the provider reports the prompt as too long,
     /// retries once with half of the memory.
     async fn request_reply(
@@ -157,13 +171,8 @@ impl ChatService {
         record: &mut PromptRecord,
     ) -> Result<ProviderEvents> {
         let settings = started.options.clone().with_defaults(started.session.settings.clone());
-        // The begin step checked prices and quotas, but a queued turn may have waited for long, and
-        // other turns have spent quota since.
         if started.was_queued {
-            let Session { owner, project_id, .. } = &started.session;
-            let model = settings.model.as_deref().unwrap_or(self.memory.default_model());
-            self.require_price(model, &started.payer, owner, project_id.as_ref())?;
-            self.check_session_quotas(&started.payer, &started.session, clock::now()).await?;
+            self.check_queued_turn(started, &settings).await?;
         }
         let UserMessage { id, parent_id, role, content, parts, tokens } = &started.user_message;
         let (rendered, images) = render_text_and_images(content, parts);

@@ -5,10 +5,11 @@
 
 use super::ChatService;
 use super::events::SessionEventKind;
+use crate::domain::principal::AccessLevel;
 use crate::domain::title::{SessionTitle, TitleSource};
 use crate::domain::{Message, MessageId, Principal, Session, SessionId, Timestamp};
 use crate::error::Result;
-use crate::store::{ImportOutcome, NewSession, PostMessage, ReadMarkUpdate};
+use crate::store::{ImportOutcome, NewSession, PostMessage, ReadMarkUpdate, SessionUpdate};
 use std::sync::Arc;
 
 impl ChatService {
@@ -69,6 +70,38 @@ impl ChatService {
             // The store leaves `updated_at` alone if the head does not change.
             if session.updated_at == now {
                 chat.events.publish(&id, SessionEventKind::Changed);
+            }
+            Ok(session)
+        })
+        .await
+    }
+
+    /// Changes a session. Closing it or assigning a human agent cancels its turns.
+    pub async fn change_session(
+        self: &Arc<Self>,
+        principal: &Principal,
+        id: &SessionId,
+        change: SessionUpdate,
+        if_match: Vec<u32>,
+        now: Timestamp,
+    ) -> Result<Session> {
+        let chat = self.clone();
+        let principal = principal.clone();
+        let id = id.clone();
+        self.run_to_completion(async move {
+            let ends_replies = change
+                .status
+                .as_ref()
+                .is_some_and(|status| status.is_closed() || status.is_agent_assigned());
+            let is_empty = change.is_empty();
+            let session = chat.store.update_session(&principal, &id, change, if_match, now).await?;
+            if !is_empty {
+                chat.events.publish(&id, SessionEventKind::Changed);
+            }
+            // Cancelled after the change is committed: from then on no new turn can start, so none
+            // can slip in between.
+            if ends_replies && chat.cancel_session_turns(&id, None).await? {
+                return chat.store.get_session(&principal, &id, AccessLevel::Participant).await;
             }
             Ok(session)
         })

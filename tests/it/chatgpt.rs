@@ -190,7 +190,7 @@ async fn bad_conversation_is_skipped_naming_the_bad_node() {
         ),
         (
             with("/mapping/a1/message/create_time", json!("now")),
-            "mapping.a1.message.create_time is wrong",
+            "mapping.a1.message.create_time is invalid",
         ),
         (
             with("/mapping/a1/message/content", text_content(&"x".repeat(9 << 20))),
@@ -200,7 +200,7 @@ async fn bad_conversation_is_skipped_naming_the_bad_node() {
             with("/mapping/q1/message/content", text_content(&"x".repeat(300_000))),
             "mapping.q1.message.content must be at most",
         ),
-        (with("/mapping/a1", json!(["a1"])), "mapping.a1 is wrong"),
+        (with("/mapping/a1", json!(["a1"])), "mapping.a1 is invalid"),
         (
             with("/current_node", json!("gone")),
             "current_node must name a node of the mapping; gone is not one",

@@ -115,7 +115,7 @@ async fn failed_transfer_is_reported_and_leaves_nothing_partial() {
             "half.json must be {\"sessions\": […]}, one session per line",
         ),
         (vec!["import", "half.json"], 1, "sessions imported before that: 1"),
-        (vec!["import", "export.zip"], 1, "unpack it, and import its conversations.json"),
+        (vec!["import", "export.zip"], 1, "unpack it and import the conversations.json inside"),
         (vec!["import", "absent.json"], 1, "cannot read absent.json"),
         (vec!["import", "bad.json"], 1, "skipped sessions[1] (b): messages[1].id must be unique"),
         (vec!["import", "bad.json"], 1, "2 of 2 sessions were skipped"),
@@ -143,8 +143,11 @@ async fn help_explains_each_command_with_a_running_server() {
         help.split_whitespace().collect::<Vec<_>>().join(" ")
     };
     let (export, import) = (help("export").await, help("import").await);
-    assert!(export.contains("a running server is not disturbed"), "{export}");
-    assert!(import.contains("while a server runs, send it the file: POST /api/import"), "{import}");
+    assert!(export.contains("works while a server is running"), "{export}");
+    assert!(
+        import.contains("while a server is running, send the file to POST /api/import instead"),
+        "{import}"
+    );
     for help in [export, import] {
         assert!(help.contains("[env: DATABASE_URL]"), "{help}");
     }

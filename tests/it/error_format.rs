@@ -94,7 +94,7 @@ async fn panic_ends_one_request_or_turn_and_leaks_nothing() {
     let reply = fetch(client.get(format!("{base}/api/models"))).await;
     assert_eq!(reply.failure(), (500, "internal_error"));
     assert!(!reply.header("x-request-id").is_empty());
-    let envelope = json!({"success": false, "message": "Something went wrong inside the server.",
+    let envelope = json!({"success": false, "message": "Internal server error.",
         "error": {"code": "internal_error"}});
     assert_eq!(reply.body, envelope);
 

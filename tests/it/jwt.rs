@@ -135,11 +135,11 @@ async fn admin_claim_makes_an_admin() {
 #[tokio::test]
 async fn guessable_secret_stops_startup() {
     let folder = tempfile::tempdir().unwrap();
-    let variables = [("ECHOIC_AUTH", "jwt"), ("JWT_SECRET", "short"), ("PORT", "0")];
+    let variables = [("ECHOIC_AUTH", "jwt"), ("JWT_SECRET", "hunter2"), ("PORT", "0")];
     let variables = variables.map(|(name, value)| (name, value.to_owned())).into();
     let (code, _, stderr) = crate::support::process::run(folder.path(), &variables, &[]).await;
     assert!(code != 0 && stderr.contains("JWT_SECRET must have at least 32 bytes"), "{stderr}");
-    assert!(!stderr.contains("short"), "{stderr}");
+    assert!(!stderr.contains("hunter2"), "{stderr}");
 }
 
 /// A key pair of an issuer.

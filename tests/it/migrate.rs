@@ -413,7 +413,7 @@ async fn impossible_migration_is_reported_in_a_sentence() {
         ("postgres://x", mongo, 2, "sqlite://PATH"),
         (sqlite, "redis://x", 2, "mongodb://HOST:PORT/DATABASE"),
         (mongo, mongo, 2, "mongodump"),
-        (sqlite, sqlite, 2, "from sqlite:// to mongodb:// only"),
+        (sqlite, sqlite, 2, "--to must be mongodb://HOSTS/DATABASE"),
     ] {
         let (ended, out, stderr) = migrate(folder.path(), from, to).await;
         assert!(ended == code && stderr.contains(wants), "{from} {to}: {ended} {stderr}");
@@ -423,13 +423,13 @@ async fn impossible_migration_is_reported_in_a_sentence() {
     let mut server = Server::on_file(&[]).await;
     server.stop().await;
     for (to, wants) in [
-        ("mongodb://ada:s3cret@@127.0.0.1/echoic", "--to is not a connection string"),
-        (mongo, "of --to the one it belongs to"),
+        ("mongodb://ada:s3cret@@127.0.0.1/echoic", "--to is not a valid MongoDB connection string"),
+        (mongo, "does it belong to the replica set named in --to?"),
     ] {
         let (ended, _, stderr) = migrate(server.folder.path(), sqlite, to).await;
         assert!(ended == 1 && stderr.contains(wants), "{to}: {ended} {stderr}");
         assert!(!stderr.contains("s3cret") && stderr.lines().count() == 1, "{stderr}");
     }
     let (code, help, _) = run(folder.path(), &HashMap::new(), &["migrate", "--help"]).await;
-    assert!(code == 0 && help.contains("It may be repeated"), "{help}");
+    assert!(code == 0 && help.contains("can be repeated"), "{help}");
 }

@@ -1,0 +1,151 @@
+//! The background task that maintains the search index.
+//!
+//! Each session durably records how far it is indexed, so indexing resumes after a restart. Turns
+//! never wait for it: index writes yield to all other writes.
+
+use super::ChatService;
+use crate::domain::Principal;
+use crate::domain::search::extract_index_words;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{IndexBacklog, MessageWords, SessionWords};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+/// A message can be found this long after it was stored, plus the time to index it.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// How often the index is merged to remove deleted words. A merge may rewrite the whole index, so
+/// it runs in small steps …
+const MERGE_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// … for at most this long between two polls, so that new messages are not delayed.
+const MERGE_SLICE: Duration = Duration::from_millis(200);
+/// How long shutdown spends on a pending merge.
+const FINAL_MERGE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Limits the size of one store step.
+const MESSAGES_PER_WRITE: usize = 128;
+
+impl ChatService {
+    /// Indexes new messages and removes deleted words until `stop` is cancelled.
+    pub async fn run_indexer(self: Arc<Self>, stop: CancellationToken) {
+        let mut ticks = interval(POLL_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_failing = false;
+        let mut is_merging = false;
+        let mut merge_checked_at = Instant::now();
+        loop {
+            let polled = async {
+                ticks.tick().await;
+                while self.index_next_batch().await? {}
+                Ok::<_, Error>(())
+            };
+            let polled = tokio::select! {
+                () = stop.cancelled() => break,
+                polled = polled => polled,
+            };
+            match polled {
+                Ok(()) => is_failing = false,
+                // Logged once per outage: the next poll follows soon.
+                Err(error) if !std::mem::replace(&mut is_failing, true) => {
+                    tracing::warn!(error = %error.chain(), "search indexing failed, retrying");
+                }
+                Err(_) => {}
+            }
+            if !is_merging && merge_checked_at.elapsed() >= MERGE_INTERVAL {
+                // Reset before merging: a deletion during the merge sets it again.
+                is_merging = self.needs_index_merge.swap(false, Ordering::Relaxed);
+                merge_checked_at = Instant::now();
+                is_merging = is_merging && self.merge_index(true, MERGE_SLICE).await;
+            } else if is_merging {
+                is_merging = self.merge_index(false, MERGE_SLICE).await;
+            }
+        }
+        // Deleted text should not stay in the database file longer than necessary, so a pending
+        // merge is tried once more.
+        if is_merging || self.needs_index_merge.load(Ordering::Relaxed) {
+            self.merge_index(true, FINAL_MERGE_TIMEOUT).await;
+        }
+    }
+
+    /// Runs merge steps for at most `max_time`. Returns whether steps are left; the next call
+    /// continues there.
+    async fn merge_index(&self, is_begin: bool, max_time: Duration) -> bool {
+        let started_at = Instant::now();
+        let mut is_begin = is_begin;
+        loop {
+            match self.store.merge_index(is_begin).await {
+                Ok(true) if started_at.elapsed() < max_time => is_begin = false,
+                Ok(has_more) => return has_more,
+                Err(error) => {
+                    tracing::warn!(error = %error.chain(), "merging the search index failed, retrying later");
+                    self.needs_index_merge.store(true, Ordering::Relaxed);
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Indexes the next messages. Returns whether there were any.
+    pub async fn index_next_batch(&self) -> Result<bool> {
+        let mut has_indexed = false;
+        let mut batch = Vec::new();
+        let mut batch_messages = 0;
+        for backlog in self.store.list_index_backlog().await? {
+            let words = match self.read_unindexed_words(&backlog).await {
+                Ok(words) => words,
+                Err(error) if error.kind == ErrorKind::SessionNotFound => continue,
+                Err(error) => return Err(error),
+            };
+            has_indexed |= !words.messages.is_empty();
+            for part in split_into_batches(words) {
+                batch_messages += part.messages.len();
+                batch.push(part);
+                if batch_messages >= MESSAGES_PER_WRITE {
+                    self.store.index_words(std::mem::take(&mut batch)).await?;
+                    batch_messages = 0;
+                }
+            }
+        }
+        if !batch.is_empty() {
+            self.store.index_words(batch).await?;
+        }
+        Ok(has_indexed)
+    }
+
+    /// The index words of the next chunk of a session's messages.
+    async fn read_unindexed_words(&self, backlog: &IndexBacklog) -> Result<SessionWords> {
+        let IndexBacklog { session_id, indexed_seq: after } = backlog;
+        let after = *after;
+        let chunk = self.store.read_chunk(&Principal::server(), session_id, after).await?;
+        let words = move || {
+            let words = chunk.messages.into_iter().map(|message| MessageWords {
+                words: extract_index_words(&message.content),
+                seq: message.seq,
+                id: message.id,
+                role: message.role,
+                created_at: message.created_at,
+            });
+            SessionWords { messages: words.collect(), session: chunk.session, after_seq: after }
+        };
+        // Splitting up to a mebibyte of text takes CPU time.
+        tokio::task::spawn_blocking(words).await.map_err(Error::internal)
+    }
+}
+
+/// Splits into batches of at most [`MESSAGES_PER_WRITE`] messages. Returns one empty batch if there
+/// are no messages.
+fn split_into_batches(words: SessionWords) -> Vec<SessionWords> {
+    let SessionWords { session, after_seq: mut after, mut messages } = words;
+    let mut batches = Vec::new();
+    loop {
+        let rest = messages.split_off(messages.len().min(MESSAGES_PER_WRITE));
+        let last = messages.last().map_or(after, |message| message.seq);
+        batches.push(SessionWords { session: session.clone(), after_seq: after, messages });
+        if rest.is_empty() {
+            return batches;
+        }
+        after = last;
+        messages = rest;
+    }
+}
