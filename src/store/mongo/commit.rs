@@ -5,8 +5,8 @@
 //! majority. Everything after that write can be finished by any instance.
 
 use super::errors::{is_duplicate_key, is_transient};
-use super::ledger::apply_usage;
-use super::nodes::apply_pending;
+use super::ledger_entries::apply_usage;
+use super::pending_writes::apply_pending;
 use super::transaction::{LoadedSession, MongoTransaction};
 use crate::error::Result;
 use mongodb::bson::{Document, doc};

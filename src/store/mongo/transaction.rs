@@ -11,7 +11,7 @@
 
 use super::documents::SessionDoc;
 use super::errors::{is_duplicate_key, is_transient};
-use super::nodes::{PendingWrites, apply_pending};
+use super::pending_writes::{PendingWrites, apply_pending};
 use super::session_locks::{SessionGuard, SessionLocks};
 use super::{Collections, LONG_OPERATION_TIMEOUT, MongoStore, OPERATION_TIMEOUT};
 use crate::domain::SessionId;
