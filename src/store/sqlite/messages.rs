@@ -3,8 +3,8 @@
 use super::SqliteStore;
 use super::paths::{add_siblings, find_message, walk_backward, walk_forward};
 use super::rows::{SELECT_MESSAGE, decode_message, decode_word, message_key};
+use super::session_rows::find_session_key;
 use super::sessions::get_session;
-use super::transaction::read_message;
 use crate::domain::page::{MessageSlice, MessageView};
 use crate::domain::principal::AccessLevel;
 use crate::domain::{Message, MessageId, Principal, Role, Session, SessionId, Timestamp, UserId};
@@ -19,7 +19,7 @@ use crate::store::{
     HistoryLimits, HistoryMessage, MessagePage, MessageQuery, MessageStore, PostMessage,
 };
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, Row};
 use std::ops::ControlFlow;
 
 #[async_trait]
@@ -80,6 +80,16 @@ impl MessageStore for SqliteStore {
         let last = last.clone();
         self.run_read(move |db| recent_history(db, &session, &last, limits)).await
     }
+}
+
+/// Reads one message with its siblings.
+pub(super) fn read_message(db: &Connection, row: &SessionRow, seq: u32) -> Result<Message> {
+    let mut statement = db.prepare_cached(&format!("{SELECT_MESSAGE} WHERE key = ?1"))?;
+    let mut rows = statement.query([message_key(row.key, seq)])?;
+    let found = rows.next()?.ok_or_else(Error::message_not_found)?;
+    let mut message = decode_message(found, row)?;
+    add_siblings(db, row.key, std::slice::from_mut(&mut message))?;
+    Ok(message)
 }
 
 /// Adds the message of a row to a page, and breaks once the page is full.
@@ -165,10 +175,7 @@ fn recent_history(
     last: &MessageId,
     limits: HistoryLimits,
 ) -> Result<Vec<HistoryMessage>> {
-    let sql = "SELECT key FROM sessions WHERE id = ?1";
-    let key: Option<i64> =
-        db.prepare_cached(sql)?.query_row([session.as_str()], |row| row.get(0)).optional()?;
-    let key = key.ok_or_else(Error::session_not_found)?;
+    let key = find_session_key(db, session)?.ok_or_else(Error::session_not_found)?;
     let at = find_message(db, key, last)?.ok_or_else(Error::message_not_found)?.location;
     let mut found = Vec::new();
     let mut budget = HistoryBudget::new(limits);

@@ -9,7 +9,7 @@ use super::SqliteStore;
 use super::paths::walk_node;
 use super::responses::list_session_responses;
 use super::rows::{SELECT_MESSAGE, decode_new_message, seq_from_key};
-use super::sessions::find_session;
+use super::session_rows::find_session;
 use super::turn_log::read_whole_log;
 use crate::domain::{MessageId, ProjectId, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Result};

@@ -1,8 +1,8 @@
 //! Responses in SQLite: one row per turn.
 
 use super::SqliteStore;
-use super::sessions::{get_session, get_session_by_key};
-use super::summaries::find_session_key;
+use super::session_rows::{find_session_key, get_session_by_key};
+use super::sessions::get_session;
 use crate::domain::principal::AccessLevel;
 use crate::domain::{MessageId, Principal, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, ErrorKind, Result};

@@ -1,7 +1,7 @@
 //! Lists of sessions: filtered, searched, sorted and paged.
 
 use super::filter::SqlFilter;
-use super::sessions::get_session_by_key;
+use super::session_rows::get_session_by_key;
 use crate::domain::UserId;
 use crate::domain::page::{
     CursorKey, PagePosition, Pagination, SessionCursor, SessionQuery, SortField, SortOrder,

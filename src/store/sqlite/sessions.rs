@@ -1,15 +1,16 @@
 //! Sessions in SQLite.
 
 use super::SqliteStore;
-use super::rows::{SELECT_SESSION, decode_session, message_key};
+use super::rows::message_key;
 use super::session_list;
+use super::session_rows::get_session_by_key;
 use super::transaction::{SqliteTransaction, run_ready};
 use crate::domain::page::SessionQuery;
 use crate::domain::principal::AccessLevel;
 use crate::domain::session::SessionStatus;
 use crate::domain::title::SessionTitle;
 use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId, UserId};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::store::rules::{self, SessionVisibility, fold_title, participants_with_owner};
 use crate::store::stored_values::encode_json;
 use crate::store::transaction::SessionRow;
@@ -109,29 +110,6 @@ impl SessionStore for SqliteStore {
     }
 }
 
-/// Finds a session without an access check.
-pub(super) fn find_session(db: &Connection, id: &SessionId) -> Result<Option<SessionRow>> {
-    let mut statement = db.prepare_cached(&format!("{SELECT_SESSION} WHERE s.id = ?1"))?;
-    let mut rows = statement.query([id.as_str()])?;
-    rows.next()?.map(decode_session).transpose()
-}
-
-/// Finds a session that `principal` may see. The query checks that, so nothing but the owner is
-/// read of a hidden session.
-pub(super) fn find_visible_session(
-    db: &Connection,
-    principal: &Principal,
-    id: &SessionId,
-) -> Result<Option<SessionRow>> {
-    let mut statement = db.prepare_cached(&format!(
-        "{SELECT_SESSION} WHERE s.id = ?1 AND (?2 OR s.owner = ?3 OR EXISTS \
-         (SELECT 1 FROM participants p WHERE p.user_id = ?3 AND p.session = s.key))"
-    ))?;
-    let mut rows =
-        statement.query(params![id.as_str(), principal.is_admin, principal.user.as_str()])?;
-    rows.next()?.map(decode_session).transpose()
-}
-
 /// Returns the session if `principal` has the required access.
 pub(super) fn get_session(
     db: &Connection,
@@ -140,12 +118,6 @@ pub(super) fn get_session(
     access: AccessLevel,
 ) -> Result<SessionRow> {
     run_ready(rules::get_session(&mut SqliteTransaction(db), principal, id, access))
-}
-
-pub(super) fn get_session_by_key(db: &Connection, key: i64) -> Result<SessionRow> {
-    let mut statement = db.prepare_cached(&format!("{SELECT_SESSION} WHERE s.key = ?1"))?;
-    let mut rows = statement.query([key])?;
-    rows.next()?.map(decode_session).transpose()?.ok_or_else(Error::session_not_found)
 }
 
 /// Inserts a session and reads it back.

@@ -2,6 +2,7 @@
 
 use super::SqliteStore;
 use super::paths::{find_message, path_segments};
+use super::session_rows::find_session_key;
 use crate::domain::{MessageId, SessionId};
 use crate::error::Result;
 use crate::store::stored_values::to_i64;
@@ -56,11 +57,6 @@ impl SummaryStore for SqliteStore {
         })
         .await
     }
-}
-
-pub(super) fn find_session_key(db: &Connection, session: &SessionId) -> Result<Option<i64>> {
-    let sql = "SELECT key FROM sessions WHERE id = ?1";
-    Ok(db.prepare_cached(sql)?.query_row([session.as_str()], |row| row.get(0)).optional()?)
 }
 
 /// Finds the last summary on the path that ends at `from`. No summary ends before the seq `first`.
