@@ -74,6 +74,7 @@ impl MongoStore {
             suspected_orphans: Default::default(),
             session_locks: Default::default(),
             causal_timestamp: Default::default(),
+            cleanup_tasks: Default::default(),
         })
     }
 }

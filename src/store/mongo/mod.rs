@@ -73,6 +73,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 use transaction::CausalTimestamp;
 
 /// Limit for one operation, retries included. After it the store counts as unavailable.
@@ -80,8 +81,10 @@ const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Limit for an operation on a whole session. Below the minute after which MongoDB aborts a
 /// transaction by itself (`transactionLifetimeLimitSeconds`).
 const LONG_OPERATION_TIMEOUT: Duration = Duration::from_secs(50);
-/// Limit for a readiness probe, and for closing the client.
+/// Limit for a readiness probe.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Limit for each step of closing the store.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A [`Store`] in a MongoDB database.
 pub struct MongoStore {
@@ -98,6 +101,8 @@ pub struct MongoStore {
     session_locks: SessionLocks,
     /// Latest operation that this instance has seen, for causal consistency across its sessions.
     causal_timestamp: Mutex<Option<CausalTimestamp>>,
+    /// Work that follows commits in the background.
+    cleanup_tasks: TaskTracker,
 }
 
 /// Typed handles are made from these with `clone_with_type`, one per document type.
@@ -174,8 +179,11 @@ impl Store for MongoStore {
     }
 
     async fn close(&self) {
-        // A shutdown must not hang on a database that is gone.
-        let _ = timeout(READY_TIMEOUT, self.client.clone().shutdown()).await;
+        // A shutdown must not hang on a database that is gone. Cleanup that does not end in time is
+        // left to the next reader.
+        self.cleanup_tasks.close();
+        let _ = timeout(CLOSE_TIMEOUT, self.cleanup_tasks.wait()).await;
+        let _ = timeout(CLOSE_TIMEOUT, self.client.clone().shutdown()).await;
     }
 }
 
