@@ -85,7 +85,14 @@ impl QueuedTurn {
         encode_json(&record)
     }
 
-    pub fn from_json(text: &str) -> Result<Self> {
+    /// Decodes a turn of a queue; `None`, with a log line, if that fails. It is skipped, because it
+    /// would otherwise block its session.
+    pub(super) fn decode_or_skip(text: &str) -> Option<Self> {
+        let decoded = Self::from_json(text);
+        decoded.inspect_err(|error| tracing::error!(%error, "decoding a queued turn failed")).ok()
+    }
+
+    fn from_json(text: &str) -> Result<Self> {
         let record: QueuedTurnRecord = decode_json(text)?;
         let principal =
             Principal { user: UserId::new_unchecked(record.user), is_admin: record.is_admin };

@@ -12,8 +12,9 @@ use super::{
 use crate::domain::node::NodeFill;
 use crate::domain::quota::UsagePayer;
 use crate::domain::title::SessionTitle;
+use crate::domain::turn::ActiveTurn;
 use crate::domain::{Message, MessageId, Principal, Session, SessionId, Timestamp, TurnId, UserId};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use serde::{Serialize, Serializer};
 use std::collections::{BTreeMap, HashMap};
 
@@ -49,6 +50,15 @@ impl SessionRow {
 
     pub(crate) fn located_head(&self) -> Option<LocatedMessage> {
         Some(LocatedMessage { id: self.session.head_id.clone()?, location: self.head? })
+    }
+
+    /// The turn that claims the session, and who is charged for it.
+    pub(crate) fn new_claim(&self) -> Result<(&ActiveTurn, &UsagePayer)> {
+        let turn = self.session.active_turn.as_ref();
+        let turn = turn.ok_or_else(|| Error::internal("the claim has no turn"))?;
+        let payer = self.payer.as_ref();
+        let payer = payer.ok_or_else(|| Error::internal("the claim has no payer"))?;
+        Ok((turn, payer))
     }
 
     /// Whether a user other than the sender has read up to this seq.
@@ -113,6 +123,12 @@ pub(crate) struct PriorRequest {
     pub(crate) message_id: MessageId,
     /// `None` if the request started no turn.
     pub(crate) turn_id: Option<TurnId>,
+}
+
+/// The error for an id that the session has in use. Databases report a duplicate key without saying
+/// which object has it.
+pub(crate) fn id_taken() -> Error {
+    Error::new(ErrorKind::IdConflict, "the session already has an object with this id")
 }
 
 /// One atomic transaction on a database. It may be rolled back and run again after a conflict.

@@ -6,7 +6,8 @@ use super::errors::is_duplicate_key;
 use super::turn_log::with_timeout;
 use crate::domain::key::{ApiKey, AuthScope, KeyId};
 use crate::domain::{Timestamp, UserId};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
+use crate::store::keys::key_exists;
 use crate::store::stored_values::{decode_name, unreadable_value};
 use crate::store::{KeyStore, StoredKey, StoredTicket};
 use async_trait::async_trait;
@@ -45,9 +46,7 @@ impl KeyStore for MongoStore {
         with_timeout(async {
             match self.collections.keys.insert_one(key).await {
                 Ok(_) => Ok(()),
-                Err(error) if is_duplicate_key(&error) => {
-                    Err(Error::new(ErrorKind::IdConflict, "a key with this id already exists"))
-                }
+                Err(error) if is_duplicate_key(&error) => Err(key_exists()),
                 Err(error) => Err(error.into()),
             }
         })

@@ -32,12 +32,8 @@ impl MongoTransaction {
         let found: Vec<QueuedTurnDoc> = self.run_pipeline(&queue, pipeline).await?;
         let mut texts: HashMap<_, _> =
             found.into_iter().map(|queued| (queued.id, queued.turn)).collect();
-        let queued = turns.iter().filter_map(|turn| {
-            let read = QueuedTurn::from_json(&texts.remove(turn)?);
-            // Skipped, because a turn that cannot be decoded would otherwise block its session.
-            read.inspect_err(|error| tracing::error!(%error, "decoding a queued turn failed")).ok()
-        });
-        Ok(queued.collect())
+        let texts = turns.iter().filter_map(|turn| texts.remove(turn));
+        Ok(texts.filter_map(|text| QueuedTurn::decode_or_skip(&text)).collect())
     }
 
     /// Adds a turn at the end of the queue or, with `first`, at its beginning.

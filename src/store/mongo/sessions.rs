@@ -11,7 +11,7 @@ use crate::domain::session::SessionStatus;
 use crate::domain::text::fold_words;
 use crate::domain::title::SessionTitle;
 use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId, UserId};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::store::rules::{self, SessionVisibility};
 use crate::store::stored_values::encode_json;
 use crate::store::transaction::SessionRow;
@@ -257,12 +257,7 @@ impl MongoTransaction {
         row: &SessionRow,
         lease_holder: &LeaseHolder,
     ) -> Result<()> {
-        let turn = row
-            .session
-            .active_turn
-            .as_ref()
-            .ok_or_else(|| Error::internal("the claim has no turn"))?;
-        let payer = row.payer.as_ref().ok_or_else(|| Error::internal("the claim has no payer"))?;
+        let (turn, payer) = row.new_claim()?;
         self.set_fields(
             doc! { "activeTurn": to_document(&ClaimDoc::new(turn, lease_holder, payer))? },
         );

@@ -16,7 +16,7 @@ use super::session_locks::{SessionGuard, SessionLocks};
 use super::{Collections, LONG_OPERATION_TIMEOUT, MongoStore, OPERATION_TIMEOUT};
 use crate::domain::SessionId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::transaction::SessionRow;
+use crate::store::transaction::{SessionRow, id_taken};
 use futures::TryStreamExt;
 use mongodb::ClusterTime;
 use mongodb::bson::{Bson, DateTime, Document, Timestamp, deserialize_from_document, doc};
@@ -312,10 +312,7 @@ impl TransactionFailure {
             Self::Conflict => {
                 Error::store_unavailable("too many concurrent writes to this session")
             }
-            Self::Database(error) if is_duplicate_key(&error) => {
-                Error::new(ErrorKind::IdConflict, "the session already has an object with this id")
-                    .with_source(error)
-            }
+            Self::Database(error) if is_duplicate_key(&error) => id_taken().with_source(error),
             Self::Database(error) => error.into(),
         }
     }

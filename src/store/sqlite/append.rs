@@ -3,10 +3,10 @@
 use super::rows::message_key;
 use crate::domain::Timestamp;
 use crate::domain::node::NodeFill;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::store::rules::activity_time;
 use crate::store::stored_values::{encode_json, encode_parts, to_i64};
-use crate::store::transaction::{MessageInsert, MessageLocation, SessionRow};
+use crate::store::transaction::{MessageInsert, MessageLocation, SessionRow, id_taken};
 use rusqlite::{Connection, params};
 
 pub(super) fn node_fill(db: &Connection, session: i64, at: MessageLocation) -> Result<NodeFill> {
@@ -91,10 +91,7 @@ fn insert_message_row(db: &Connection, session: i64, insert: MessageInsert<'_>) 
         Err(error)
             if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) =>
         {
-            Err(Error::new(
-                ErrorKind::IdConflict,
-                format!("the session already has a message with the id {}", message.id),
-            ))
+            Err(id_taken())
         }
         other => other.map(|_| ()).map_err(Error::from),
     }

@@ -12,11 +12,7 @@ pub(super) fn queued_turns(db: &Connection, session: i64) -> Result<Vec<QueuedTu
     let mut rows = statement.query([session])?;
     let mut queued = Vec::new();
     while let Some(row) = rows.next()? {
-        match QueuedTurn::from_json(&row.get::<_, String>(0)?) {
-            Ok(turn) => queued.push(turn),
-            // It must not block the session.
-            Err(error) => tracing::error!(%error, "queued turn cannot be read; skipping it"),
-        }
+        queued.extend(QueuedTurn::decode_or_skip(&row.get::<_, String>(0)?));
     }
     Ok(queued)
 }

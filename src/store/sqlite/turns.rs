@@ -3,7 +3,7 @@
 use super::SqliteStore;
 use crate::domain::title::SessionTitle;
 use crate::domain::{SessionId, Timestamp, TurnId};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::store::transaction::SessionRow;
 use crate::store::{
     BeginOutcome, BeginTurn, CancelledTurns, FinishOutcome, FinishTurn, LeaseHolder, TurnStore,
@@ -57,13 +57,7 @@ impl TurnStore for SqliteStore {
 /// Invariant: at most one running turn per session, because the session is the
 /// primary key of `turns`.
 pub(super) fn claim(db: &Connection, row: &SessionRow, lease_holder: &LeaseHolder) -> Result<()> {
-    let turn = row
-        .session
-        .active_turn
-        .as_ref()
-        .ok_or_else(|| Error::internal("no active turn to claim"))?;
-    let payer =
-        row.payer.as_ref().ok_or_else(|| Error::internal("the active turn has no payer"))?;
+    let (turn, payer) = row.new_claim()?;
     db.prepare_cached("INSERT INTO turns VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(
         params![
             row.key,
