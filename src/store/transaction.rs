@@ -18,15 +18,13 @@ use crate::error::{Error, ErrorKind, Result};
 use serde::{Serialize, Serializer};
 use std::collections::{BTreeMap, HashMap};
 
-/// Highest message number of a session: SQLite's message keys hold it in 24 bits.
+/// Highest message number of a session. The limit is the same in every database, so that sessions
+/// can be migrated.
 pub(crate) const MAX_SEQ: u32 = (1 << 24) - 1;
 
 /// A session plus the fields that only stores use.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct SessionRow {
-    /// Internal numeric key of the session, in databases that have one.
-    #[serde(skip)]
-    pub(crate) key: i64,
     pub(crate) session: Session,
     /// Number of nodes; also the number of the newest node.
     pub(crate) node_count: u32,

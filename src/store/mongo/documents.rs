@@ -226,7 +226,6 @@ impl SessionDoc {
         };
         let marks = self.read_marks.into_iter();
         Ok(SessionRow {
-            key: 0,
             session,
             node_count: to_u32(self.nodes),
             head: at,

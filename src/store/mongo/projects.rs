@@ -365,7 +365,7 @@ impl ProjectDoc {
             created_at: to_timestamp(self.created_at),
             updated_at: to_timestamp(self.updated_at),
         };
-        Ok(ProjectRow { key: 0, project, content_ids: contents })
+        Ok(ProjectRow { project, content_ids: contents })
     }
 }
 

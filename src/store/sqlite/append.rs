@@ -98,14 +98,14 @@ fn insert_message_row(db: &Connection, session: i64, insert: MessageInsert<'_>) 
 }
 
 /// Writes back the counters of a session.
-pub(super) fn save_counters(db: &Connection, row: &SessionRow) -> Result<()> {
+pub(super) fn save_counters(db: &Connection, key: i64, row: &SessionRow) -> Result<()> {
     let session = &row.session;
     db.prepare_cached(
         "UPDATE sessions SET messages = ?2, nodes = ?3, head_id = ?4, head_seq = ?5, head_node = ?6, \
          last_message = ?7, last_message_at = ?8, activity_at = ?9, last_seen = ?10, updated_at = ?11 WHERE key = ?1",
     )?
     .execute(params![
-        row.key,
+        key,
         session.messages_count,
         row.node_count,
         session.head_id.as_ref().map(|id| id.as_str()),

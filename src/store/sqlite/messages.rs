@@ -2,8 +2,8 @@
 
 use super::SqliteStore;
 use super::paths::{add_siblings, find_message, walk_backward, walk_forward};
-use super::rows::{SELECT_MESSAGE, decode_message, decode_word, message_key};
-use super::session_rows::find_session_key;
+use super::rows::{SELECT_MESSAGE, SEQ_MASK, decode_message, decode_word, message_key};
+use super::session_rows::{KeyedSession, find_session_key};
 use super::sessions::get_session;
 use crate::domain::page::{MessageSlice, MessageView};
 use crate::domain::principal::AccessLevel;
@@ -14,7 +14,7 @@ use crate::store::rules::{
     ROLES_WITH_PARTS,
 };
 use crate::store::stored_values::decode_parts;
-use crate::store::transaction::{MAX_SEQ, MessageLocation, SessionRow};
+use crate::store::transaction::{MessageLocation, SessionRow};
 use crate::store::{
     HistoryLimits, HistoryMessage, MessagePage, MessageQuery, MessageStore, PostMessage,
 };
@@ -43,9 +43,10 @@ impl MessageStore for SqliteStore {
         let session = session.clone();
         let id = id.clone();
         self.run_read(move |db| {
-            let row = get_session(db, &principal, &session, AccessLevel::Participant)?;
-            let located = find_message(db, row.key, &id)?.ok_or_else(Error::message_not_found)?;
-            read_message(db, &row, located.location.seq)
+            let KeyedSession { key, row } =
+                get_session(db, &principal, &session, AccessLevel::Participant)?;
+            let located = find_message(db, key, &id)?.ok_or_else(Error::message_not_found)?;
+            read_message(db, key, &row, located.location.seq)
         })
         .await
     }
@@ -59,12 +60,12 @@ impl MessageStore for SqliteStore {
         let principal = principal.clone();
         let session = session.clone();
         self.run_read(move |db| {
-            let row = get_session(db, &principal, &session, AccessLevel::Participant)?;
+            let session = get_session(db, &principal, &session, AccessLevel::Participant)?;
             let mut page = match query.view {
-                MessageView::Path => read_path_page(db, &row, &query)?,
-                MessageView::All => read_all_page(db, &row, &query)?,
+                MessageView::Path => read_path_page(db, &session, &query)?,
+                MessageView::All => read_all_page(db, &session, &query)?,
             };
-            add_siblings(db, row.key, &mut page.messages)?;
+            add_siblings(db, session.key, &mut page.messages)?;
             Ok(page)
         })
         .await
@@ -83,12 +84,17 @@ impl MessageStore for SqliteStore {
 }
 
 /// Reads one message with its siblings.
-pub(super) fn read_message(db: &Connection, row: &SessionRow, seq: u32) -> Result<Message> {
+pub(super) fn read_message(
+    db: &Connection,
+    key: i64,
+    row: &SessionRow,
+    seq: u32,
+) -> Result<Message> {
     let mut statement = db.prepare_cached(&format!("{SELECT_MESSAGE} WHERE key = ?1"))?;
-    let mut rows = statement.query([message_key(row.key, seq)])?;
+    let mut rows = statement.query([message_key(key, seq)])?;
     let found = rows.next()?.ok_or_else(Error::message_not_found)?;
     let mut message = decode_message(found, row)?;
-    add_siblings(db, row.key, std::slice::from_mut(&mut message))?;
+    add_siblings(db, key, std::slice::from_mut(&mut message))?;
     Ok(message)
 }
 
@@ -103,33 +109,33 @@ fn push_row(
     Ok(if page.push(message, bytes) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
 }
 
-fn read_path_page(db: &Connection, row: &SessionRow, query: &MessageQuery) -> Result<MessagePage> {
+fn read_path_page(
+    db: &Connection,
+    session: &KeyedSession,
+    query: &MessageQuery,
+) -> Result<MessagePage> {
+    let KeyedSession { key, row } = session;
     let mut page = MessagePageBuilder::new(query);
-    let find_anchor = |id: &MessageId| {
-        Ok::<_, Error>(
-            find_message(db, row.key, id)?.ok_or_else(Error::message_not_found)?.location,
-        )
-    };
     match &query.slice {
         MessageSlice::Newest => {
-            walk_backward(db, row.key, row.head, SELECT_MESSAGE, |found| {
+            walk_backward(db, *key, row.head, SELECT_MESSAGE, |found| {
                 push_row(&mut page, found, row)
             })?;
             Ok(to_page(page.reversed()))
         }
         MessageSlice::Before(id) => {
-            let at = find_anchor(id)?;
+            let at = find_anchor(db, *key, id)?;
             // A location without a message is fine as an upper bound: if `at` is the first in its
             // node, nothing of that node is in range.
             let before = MessageLocation { seq: at.seq - 1, ..at };
-            walk_backward(db, row.key, Some(before), SELECT_MESSAGE, |found| {
+            walk_backward(db, *key, Some(before), SELECT_MESSAGE, |found| {
                 push_row(&mut page, found, row)
             })?;
             Ok(to_page(page.reversed()))
         }
         MessageSlice::After(id) => {
-            let at = find_anchor(id)?;
-            let is_on_path = walk_forward(db, row.key, row.head, at, SELECT_MESSAGE, |found| {
+            let at = find_anchor(db, *key, id)?;
+            let is_on_path = walk_forward(db, *key, row.head, at, SELECT_MESSAGE, |found| {
                 push_row(&mut page, found, row)
             })?;
             if !is_on_path {
@@ -140,27 +146,32 @@ fn read_path_page(db: &Connection, row: &SessionRow, query: &MessageQuery) -> Re
     }
 }
 
+/// Finds the message that a page starts from.
+fn find_anchor(db: &Connection, key: i64, id: &MessageId) -> Result<MessageLocation> {
+    Ok(find_message(db, key, id)?.ok_or_else(Error::message_not_found)?.location)
+}
+
 fn to_page(page: MessagePageBuilder<Message>) -> MessagePage {
     let (messages, has_more) = page.finish();
     MessagePage { messages, has_more }
 }
 
 /// A page of all branches, in the order in which the messages were stored.
-fn read_all_page(db: &Connection, row: &SessionRow, query: &MessageQuery) -> Result<MessagePage> {
-    let mut page = MessagePageBuilder::new(query);
-    let seq_of = |id: &MessageId| {
-        Ok::<_, Error>(
-            find_message(db, row.key, id)?.ok_or_else(Error::message_not_found)?.location.seq,
-        )
-    };
+fn read_all_page(
+    db: &Connection,
+    session: &KeyedSession,
+    query: &MessageQuery,
+) -> Result<MessagePage> {
+    let KeyedSession { key, row } = session;
     let (first, last, order) = match &query.slice {
-        MessageSlice::Newest => (1, MAX_SEQ, "DESC"),
-        MessageSlice::Before(id) => (1, seq_of(id)? - 1, "DESC"),
-        MessageSlice::After(id) => (seq_of(id)? + 1, MAX_SEQ, "ASC"),
+        MessageSlice::Newest => (1, SEQ_MASK, "DESC"),
+        MessageSlice::Before(id) => (1, find_anchor(db, *key, id)?.seq - 1, "DESC"),
+        MessageSlice::After(id) => (find_anchor(db, *key, id)?.seq + 1, SEQ_MASK, "ASC"),
     };
     let sql = format!("{SELECT_MESSAGE} WHERE key BETWEEN ?1 AND ?2 ORDER BY key {order}");
     let mut statement = db.prepare_cached(&sql)?;
-    let mut rows = statement.query([message_key(row.key, first), message_key(row.key, last)])?;
+    let mut rows = statement.query([message_key(*key, first), message_key(*key, last)])?;
+    let mut page = MessagePageBuilder::new(query);
     while let Some(found) = rows.next()? {
         if push_row(&mut page, found, row)?.is_break() {
             break;

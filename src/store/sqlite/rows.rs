@@ -9,14 +9,20 @@ use crate::store::stored_values::{decode_name, decode_optional_json, decode_part
 use crate::store::transaction::{MAX_SEQ, SessionRow};
 use rusqlite::Row;
 
+/// Bits of a message key that hold the seq.
+pub(super) const SEQ_BITS: u32 = 24;
+/// The seq within a message key, and the highest one that fits.
+pub(super) const SEQ_MASK: u32 = (1 << SEQ_BITS) - 1;
+const _: () = assert!(MAX_SEQ <= SEQ_MASK);
+
 /// Key of a message: the key of its session and its seq in one integer. The messages of a session
 /// are adjacent and in order, whatever other sessions do.
 pub(super) fn message_key(session: i64, seq: u32) -> i64 {
-    (session * (i64::from(MAX_SEQ) + 1)) | i64::from(seq)
+    (session << SEQ_BITS) | i64::from(seq)
 }
 
 pub(super) fn seq_from_key(key: i64) -> u32 {
-    u32::try_from(key & i64::from(MAX_SEQ)).unwrap_or(MAX_SEQ)
+    u32::try_from(key & i64::from(SEQ_MASK)).unwrap_or(SEQ_MASK)
 }
 
 /// Columns in the order in which [`decode_message`] and [`decode_new_message`] read them.

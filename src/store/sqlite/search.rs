@@ -5,11 +5,10 @@
 
 use super::SqliteStore;
 use super::filter::SqlFilter;
-use super::rows::{message_key, seq_from_key};
+use super::rows::{SEQ_BITS, SEQ_MASK, message_key, seq_from_key};
 use crate::domain::search::{SearchCursor, SearchMatch, SearchQuery, SearchTerm};
 use crate::domain::{MessageId, Principal, Session, SessionId};
 use crate::error::{Error, Result};
-use crate::store::transaction::MAX_SEQ;
 use crate::store::{IndexBacklog, MessageWords, SearchStore, SessionWords};
 use async_trait::async_trait;
 use rusqlite::types::Value;
@@ -120,7 +119,7 @@ impl IndexRows {
 
 /// Deletes the index rows of a session that is being deleted.
 pub(super) fn delete_words(db: &Connection, session: i64) -> Result<()> {
-    let range = [message_key(session, 0), message_key(session, MAX_SEQ)];
+    let range = [message_key(session, 0), message_key(session, SEQ_MASK)];
     for rows in [
         "DELETE FROM message_words WHERE rowid IN (SELECT key FROM kept_words WHERE key BETWEEN ?1 AND ?2)",
         "DELETE FROM kept_words WHERE key BETWEEN ?1 AND ?2",
@@ -182,15 +181,14 @@ fn search_messages(
         filter.add_condition("k.role = ?", [role.as_str().to_owned().into()]);
     }
     if let Some(SearchCursor { at_millis: at, session, seq }) = &query.after {
-        // 16777215 is `MAX_SEQ` and extracts the seq from a key.
         filter.add_condition(
-            "(k.at, s.id, k.key & 16777215) < (?, ?, ?)",
+            format!("(k.at, s.id, k.key & {SEQ_MASK}) < (?, ?, ?)"),
             [(*at).into(), session.clone().into(), Value::from(i64::from(*seq))],
         );
     }
     let sql = format!(
         "SELECT k.at, s.id, k.key FROM message_words CROSS JOIN kept_words k ON k.key = message_words.rowid \
-         CROSS JOIN sessions s ON s.key = k.key >> 24 WHERE {} \
+         CROSS JOIN sessions s ON s.key = k.key >> {SEQ_BITS} WHERE {} \
          ORDER BY k.at DESC, s.id DESC, k.key DESC LIMIT {}",
         filter.where_clause(),
         u64::from(query.limit) + 1

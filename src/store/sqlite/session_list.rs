@@ -38,7 +38,7 @@ pub(super) fn list_sessions(
     };
     let sessions = select_keys(db, &filter, query, offset)?
         .into_iter()
-        .map(|key| Ok(get_session_by_key(db, key)?.session))
+        .map(|key| Ok(get_session_by_key(db, key)?.row.session))
         .collect::<Result<_>>()?;
     Ok(build_session_page(sessions, query, pagination))
 }

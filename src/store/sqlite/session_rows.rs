@@ -23,8 +23,15 @@ const SELECT_SESSION: &str = "SELECT s.key, s.id, s.owner, s.participants, s.pro
      t.instance, t.boot, t.payer, t.payer_key \
      FROM sessions s LEFT JOIN turns t ON t.session = s.key";
 
+/// A session and the key of its row, which other tables refer to.
+#[derive(Debug)]
+pub(super) struct KeyedSession {
+    pub(super) key: i64,
+    pub(super) row: SessionRow,
+}
+
 /// Finds a session without an access check.
-pub(super) fn find_session(db: &Connection, id: &SessionId) -> Result<Option<SessionRow>> {
+pub(super) fn find_session(db: &Connection, id: &SessionId) -> Result<Option<KeyedSession>> {
     let mut statement = db.prepare_cached(&format!("{SELECT_SESSION} WHERE s.id = ?1"))?;
     let mut rows = statement.query([id.as_str()])?;
     rows.next()?.map(decode_session).transpose()
@@ -36,7 +43,7 @@ pub(super) fn find_visible_session(
     db: &Connection,
     principal: &Principal,
     id: &SessionId,
-) -> Result<Option<SessionRow>> {
+) -> Result<Option<KeyedSession>> {
     let mut statement = db.prepare_cached(&format!(
         "{SELECT_SESSION} WHERE s.id = ?1 AND (?2 OR s.owner = ?3 OR EXISTS \
          (SELECT 1 FROM participants p WHERE p.user_id = ?3 AND p.session = s.key))"
@@ -46,7 +53,7 @@ pub(super) fn find_visible_session(
     rows.next()?.map(decode_session).transpose()
 }
 
-pub(super) fn get_session_by_key(db: &Connection, key: i64) -> Result<SessionRow> {
+pub(super) fn get_session_by_key(db: &Connection, key: i64) -> Result<KeyedSession> {
     let mut statement = db.prepare_cached(&format!("{SELECT_SESSION} WHERE s.key = ?1"))?;
     let mut rows = statement.query([key])?;
     rows.next()?.map(decode_session).transpose()?.ok_or_else(Error::session_not_found)
@@ -57,7 +64,7 @@ pub(super) fn find_session_key(db: &Connection, session: &SessionId) -> Result<O
     Ok(db.prepare_cached(sql)?.query_row([session.as_str()], |row| row.get(0)).optional()?)
 }
 
-fn decode_session(row: &Row<'_>) -> Result<SessionRow> {
+fn decode_session(row: &Row<'_>) -> Result<KeyedSession> {
     let id = SessionId::new_unchecked(row.get::<_, String>(1)?);
     let owner = UserId::new_unchecked(row.get::<_, String>(2)?);
     let participants: Vec<String> =
@@ -93,15 +100,15 @@ fn decode_session(row: &Row<'_>) -> Result<SessionRow> {
         updated_at: Timestamp::from_millis(row.get(25)?),
         nodes: None,
     };
-    Ok(SessionRow {
-        key: row.get(0)?,
+    let session = SessionRow {
         session,
         node_count: row.get(17)?,
         head: location,
         lease_holder: decode_lease_holder(row)?,
         payer: decode_payer(row)?,
         read_marks: decode_json(row.get_ref(14)?.as_str().map_err(Error::store_unavailable)?)?,
-    })
+    };
+    Ok(KeyedSession { key: row.get(0)?, row: session })
 }
 
 /// The columns of a claim are NULL if no turn is running.

@@ -3,7 +3,7 @@
 use super::SqliteStore;
 use super::rows::message_key;
 use super::session_list;
-use super::session_rows::get_session_by_key;
+use super::session_rows::{KeyedSession, get_session_by_key};
 use super::transaction::{SqliteTransaction, run_ready};
 use crate::domain::page::SessionQuery;
 use crate::domain::principal::AccessLevel;
@@ -13,7 +13,6 @@ use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId, UserId};
 use crate::error::Result;
 use crate::store::rules::{self, SessionVisibility, fold_title, participants_with_owner};
 use crate::store::stored_values::encode_json;
-use crate::store::transaction::SessionRow;
 use crate::store::{
     DeleteFilter, DeletionResult, NewSession, SessionPage, SessionStore, SessionUpdate,
 };
@@ -41,7 +40,7 @@ impl SessionStore for SqliteStore {
         let principal = principal.clone();
         let id = id.clone();
         self.run_read(move |db| {
-            Ok(get_session(db, &principal, &id, access)?.into_session_with_nodes())
+            Ok(get_session(db, &principal, &id, access)?.row.into_session_with_nodes())
         })
         .await
     }
@@ -116,8 +115,10 @@ pub(super) fn get_session(
     principal: &Principal,
     id: &SessionId,
     access: AccessLevel,
-) -> Result<SessionRow> {
-    run_ready(rules::get_session(&mut SqliteTransaction(db), principal, id, access))
+) -> Result<KeyedSession> {
+    let mut tx = SqliteTransaction::new(db);
+    let row = run_ready(rules::get_session(&mut tx, principal, id, access))?;
+    Ok(KeyedSession { key: tx.session_key(&row)?, row })
 }
 
 /// Inserts a session and reads it back.
@@ -127,7 +128,7 @@ pub(super) fn insert_session(
     id: &SessionId,
     new: &NewSession,
     now: Timestamp,
-) -> Result<SessionRow> {
+) -> Result<KeyedSession> {
     let participants = participants_with_owner(owner, &new.participants);
     db.prepare_cached(
         "INSERT INTO sessions (id, owner, participants, project_id, title, title_words, title_source, status, \
@@ -197,12 +198,11 @@ fn insert_participants(
 /// Replaces the given fields and increments the version.
 pub(super) fn update_session(
     db: &Connection,
-    row: &SessionRow,
+    key: i64,
+    old: Session,
     update: SessionUpdate,
     now: Timestamp,
 ) -> Result<()> {
-    let key = row.key;
-    let old = row.session.clone();
     if let Some(title) = &update.title {
         write_title(db, key, title)?;
     }
@@ -256,8 +256,7 @@ fn list_owned_sessions(
 }
 
 /// Deletes a session and everything that belongs to it.
-pub(super) fn delete_session(db: &Connection, row: &SessionRow) -> Result<DeletionResult> {
-    let key = row.key;
+pub(super) fn delete_session(db: &Connection, key: i64) -> Result<DeletionResult> {
     // Without its claim, the running turn can store neither its log nor its reply.
     let running: Option<String> = db
         .prepare_cached("DELETE FROM turns WHERE session = ?1 RETURNING turn_id")?

@@ -26,7 +26,8 @@ use crate::store::{
 
 impl StoreTransaction for SqliteTransaction<'_> {
     async fn find_session(&mut self, id: &SessionId) -> Result<Option<SessionRow>> {
-        session_rows::find_session(self.0, id)
+        let found = session_rows::find_session(self.db, id)?;
+        Ok(found.map(|found| self.note_session(found)))
     }
 
     async fn find_visible_session(
@@ -34,7 +35,8 @@ impl StoreTransaction for SqliteTransaction<'_> {
         principal: &Principal,
         id: &SessionId,
     ) -> Result<Option<SessionRow>> {
-        session_rows::find_visible_session(self.0, principal, id)
+        let found = session_rows::find_visible_session(self.db, principal, id)?;
+        Ok(found.map(|found| self.note_session(found)))
     }
 
     async fn insert_session(
@@ -44,7 +46,8 @@ impl StoreTransaction for SqliteTransaction<'_> {
         new: &NewSession,
         now: Timestamp,
     ) -> Result<SessionRow> {
-        sessions::insert_session(self.0, owner, id, new, now)
+        let inserted = sessions::insert_session(self.db, owner, id, new, now)?;
+        Ok(self.note_session(inserted))
     }
 
     async fn update_session(
@@ -53,11 +56,11 @@ impl StoreTransaction for SqliteTransaction<'_> {
         update: SessionUpdate,
         now: Timestamp,
     ) -> Result<()> {
-        sessions::update_session(self.0, row, update, now)
+        sessions::update_session(self.db, self.session_key(row)?, row.session.clone(), update, now)
     }
 
     async fn set_title(&mut self, row: &SessionRow, title: &SessionTitle) -> Result<()> {
-        sessions::set_title(self.0, row.key, title)
+        sessions::set_title(self.db, self.session_key(row)?, title)
     }
 
     async fn set_imported_fields(
@@ -65,19 +68,19 @@ impl StoreTransaction for SqliteTransaction<'_> {
         row: &SessionRow,
         imported: &ImportSession,
     ) -> Result<()> {
-        transfer::set_imported_fields(self.0, row, imported)
+        transfer::set_imported_fields(self.db, self.session_key(row)?, imported)
     }
 
     async fn save_counters(&mut self, row: &SessionRow) -> Result<()> {
-        append::save_counters(self.0, row)
+        append::save_counters(self.db, self.session_key(row)?, row)
     }
 
     async fn save_read_marks(&mut self, row: &SessionRow) -> Result<()> {
-        tree::save_read_marks(self.0, row)
+        tree::save_read_marks(self.db, self.session_key(row)?, row)
     }
 
     async fn delete_session(&mut self, row: &SessionRow) -> Result<DeletionResult> {
-        sessions::delete_session(self.0, row)
+        sessions::delete_session(self.db, self.session_key(row)?)
     }
 
     async fn find_message(
@@ -85,7 +88,7 @@ impl StoreTransaction for SqliteTransaction<'_> {
         row: &SessionRow,
         id: &MessageId,
     ) -> Result<Option<LocatedMessage>> {
-        find_message(self.0, row.key, id)
+        find_message(self.db, self.session_key(row)?, id)
     }
 
     async fn find_message_by_id(
@@ -93,7 +96,7 @@ impl StoreTransaction for SqliteTransaction<'_> {
         row: &SessionRow,
         id: &MessageId,
     ) -> Result<Option<LocatedMessage>> {
-        find_message_by_id(self.0, row.key, id)
+        find_message_by_id(self.db, self.session_key(row)?, id)
     }
 
     async fn find_newest_message(
@@ -101,11 +104,11 @@ impl StoreTransaction for SqliteTransaction<'_> {
         row: &SessionRow,
         id: &MessageId,
     ) -> Result<Option<LocatedMessage>> {
-        find_newest_message(self.0, row.key, id)
+        find_newest_message(self.db, self.session_key(row)?, id)
     }
 
     async fn read_message(&mut self, row: &SessionRow, at: MessageLocation) -> Result<Message> {
-        read_message(self.0, row, at.seq)
+        read_message(self.db, self.session_key(row)?, row, at.seq)
     }
 
     async fn read_user_message(
@@ -114,8 +117,8 @@ impl StoreTransaction for SqliteTransaction<'_> {
         at: MessageLocation,
     ) -> Result<UserMessage> {
         let sql = "SELECT id, parent_id, role, content, tokens, parts FROM messages WHERE key = ?1";
-        let mut statement = self.0.prepare_cached(sql)?;
-        let mut rows = statement.query([message_key(row.key, at.seq)])?;
+        let mut statement = self.db.prepare_cached(sql)?;
+        let mut rows = statement.query([message_key(self.session_key(row)?, at.seq)])?;
         let row = rows.next()?.ok_or_else(Error::message_not_found)?;
         Ok(UserMessage {
             id: MessageId::new_unchecked(row.get::<_, String>(0)?),
@@ -132,20 +135,20 @@ impl StoreTransaction for SqliteTransaction<'_> {
         row: &SessionRow,
         parent: MessageLocation,
     ) -> Result<Vec<MessageLocation>> {
-        let found = list_children(self.0, row.key, Some(parent))?;
+        let found = list_children(self.db, self.session_key(row)?, Some(parent))?;
         Ok(found.into_iter().map(|child| child.location).collect())
     }
 
     async fn node_fill(&mut self, row: &SessionRow, at: MessageLocation) -> Result<NodeFill> {
-        append::node_fill(self.0, row.key, at)
+        append::node_fill(self.db, self.session_key(row)?, at)
     }
 
     async fn path_tokens(&mut self, row: &SessionRow, at: MessageLocation) -> Result<u64> {
-        append::path_tokens(self.0, row.key, at)
+        append::path_tokens(self.db, self.session_key(row)?, at)
     }
 
     async fn list_nodes(&mut self, row: &SessionRow) -> Result<Vec<NodeHeader>> {
-        tree::list_nodes(self.0, row.key)
+        tree::list_nodes(self.db, self.session_key(row)?)
     }
 
     async fn node_messages(
@@ -153,44 +156,44 @@ impl StoreTransaction for SqliteTransaction<'_> {
         row: &SessionRow,
         up_to: MessageLocation,
     ) -> Result<Vec<(MessageLocation, NewMessage)>> {
-        tree::node_messages(self.0, row, up_to)
+        tree::node_messages(self.db, self.session_key(row)?, row, up_to)
     }
 
     async fn insert_message(&mut self, row: &SessionRow, insert: MessageInsert<'_>) -> Result<()> {
-        append::insert_message(self.0, row.key, insert)
+        append::insert_message(self.db, self.session_key(row)?, insert)
     }
 
     async fn claim(&mut self, row: &SessionRow, lease_holder: &LeaseHolder) -> Result<()> {
-        turns::claim(self.0, row, lease_holder)
+        turns::claim(self.db, self.session_key(row)?, row, lease_holder)
     }
 
     async fn record_usage(&mut self, entry: &LedgerEntry, _is_urgent: bool) -> Result<()> {
         // The totals are updated in this transaction, so they are always current.
-        ledger::record_usage(self.0, entry)
+        ledger::record_usage(self.db, entry)
     }
 
     async fn usage_total(&mut self, quota_key: &str, since_day: i64) -> Result<UsageTotal> {
-        ledger::usage_total(self.0, quota_key, since_day)
+        ledger::usage_total(self.db, quota_key, since_day)
     }
 
     async fn release(&mut self, row: &SessionRow) -> Result<()> {
-        turns::release(self.0, row)
+        turns::release(self.db, self.session_key(row)?)
     }
 
     async fn queued_turns(&mut self, row: &SessionRow) -> Result<Vec<QueuedTurn>> {
-        queue::queued_turns(self.0, row.key)
+        queue::queued_turns(self.db, self.session_key(row)?)
     }
 
     async fn enqueue(&mut self, row: &SessionRow, turn: &QueuedTurn, at_front: bool) -> Result<()> {
-        queue::enqueue(self.0, row.key, turn, at_front)
+        queue::enqueue(self.db, self.session_key(row)?, turn, at_front)
     }
 
     async fn dequeue(&mut self, row: &SessionRow, turn: &TurnId) -> Result<bool> {
-        queue::dequeue(self.0, row.key, turn)
+        queue::dequeue(self.db, self.session_key(row)?, turn)
     }
 
     async fn find_startable_session(&mut self) -> Result<Option<SessionId>> {
-        queue::find_startable_session(self.0)
+        queue::find_startable_session(self.db)
     }
 
     async fn find_request(
@@ -199,7 +202,7 @@ impl StoreTransaction for SqliteTransaction<'_> {
         key: &IdempotencyKey,
         since: Timestamp,
     ) -> Result<Option<PriorRequest>> {
-        idempotency::find_request(self.0, principal, key, since)
+        idempotency::find_request(self.db, principal, key, since)
     }
 
     async fn record_request(
@@ -210,7 +213,7 @@ impl StoreTransaction for SqliteTransaction<'_> {
         now: Timestamp,
         since: Timestamp,
     ) -> Result<()> {
-        idempotency::record_request(self.0, principal, key, request, now, since)
+        idempotency::record_request(self.db, principal, key, request, now, since)
     }
 
     async fn finish_log(
@@ -220,6 +223,6 @@ impl StoreTransaction for SqliteTransaction<'_> {
         last: &LogBatch,
         now: Timestamp,
     ) -> Result<()> {
-        turn_log::finish_log(self.0, row.key, turn, last, now)
+        turn_log::finish_log(self.db, self.session_key(row)?, turn, last, now)
     }
 }

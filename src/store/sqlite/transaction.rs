@@ -1,12 +1,51 @@
 //! Transactions of the rules on SQLite. What a transaction can do is in `store_transaction.rs`.
 
 use super::SqliteStore;
+use super::session_rows::KeyedSession;
+use crate::domain::{ProjectId, SessionId};
 use crate::error::{Error, Result};
+use crate::store::project_transaction::ProjectRow;
+use crate::store::transaction::SessionRow;
 use futures::FutureExt;
 use rusqlite::Connection;
+use std::collections::HashMap;
 
 /// A connection with an open transaction.
-pub(super) struct SqliteTransaction<'a>(pub(super) &'a Connection);
+pub(super) struct SqliteTransaction<'a> {
+    pub(super) db: &'a Connection,
+    /// Keys of the rows that this transaction has read. The rules do not know them.
+    session_keys: HashMap<SessionId, i64>,
+    project_keys: HashMap<ProjectId, i64>,
+}
+
+impl<'a> SqliteTransaction<'a> {
+    pub(super) fn new(db: &'a Connection) -> Self {
+        Self { db, session_keys: HashMap::new(), project_keys: HashMap::new() }
+    }
+
+    /// Remembers the key of a session for [`session_key`](Self::session_key).
+    pub(super) fn note_session(&mut self, found: KeyedSession) -> SessionRow {
+        self.session_keys.insert(found.row.session.id.clone(), found.key);
+        found.row
+    }
+
+    /// The key of a session that this transaction has read.
+    pub(super) fn session_key(&self, row: &SessionRow) -> Result<i64> {
+        let key = self.session_keys.get(&row.session.id).copied();
+        key.ok_or_else(|| Error::internal("the session is not from this transaction"))
+    }
+
+    /// Remembers the key of a project for [`project_key`](Self::project_key).
+    pub(super) fn note_project(&mut self, id: &ProjectId, key: i64) {
+        self.project_keys.insert(id.clone(), key);
+    }
+
+    /// The key of a project that this transaction has read.
+    pub(super) fn project_key(&self, row: &ProjectRow) -> Result<i64> {
+        let key = self.project_keys.get(&row.project.id).copied();
+        key.ok_or_else(|| Error::internal("the project is not from this transaction"))
+    }
+}
 
 impl SqliteStore {
     /// Runs rules in one transaction on the writer thread.
@@ -15,7 +54,7 @@ impl SqliteStore {
         T: Send + 'static,
         F: AsyncFnOnce(&mut SqliteTransaction<'_>) -> Result<T> + Send + 'static,
     {
-        self.run_write(move |db| run_ready(rules(&mut SqliteTransaction(db)))).await
+        self.run_write(move |db| run_ready(rules(&mut SqliteTransaction::new(db)))).await
     }
 }
 

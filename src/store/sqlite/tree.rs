@@ -85,7 +85,7 @@ impl TreeStore for SqliteStore {
         let session = session.clone();
         self.run_read(move |db| {
             run_ready(rules::list_nodes(
-                &mut SqliteTransaction(db),
+                &mut SqliteTransaction::new(db),
                 &principal,
                 &session,
                 first,
@@ -96,9 +96,9 @@ impl TreeStore for SqliteStore {
     }
 }
 
-pub(super) fn save_read_marks(db: &Connection, row: &SessionRow) -> Result<()> {
+pub(super) fn save_read_marks(db: &Connection, key: i64, row: &SessionRow) -> Result<()> {
     db.prepare_cached("UPDATE sessions SET read_marks = ?2 WHERE key = ?1")?
-        .execute((row.key, encode_json(&row.read_marks)?))?;
+        .execute((key, encode_json(&row.read_marks)?))?;
     Ok(())
 }
 
@@ -121,11 +121,12 @@ pub(super) fn list_nodes(db: &Connection, session: i64) -> Result<Vec<NodeHeader
 /// Messages of one node up to and including `up_to`, oldest first.
 pub(super) fn node_messages(
     db: &Connection,
+    key: i64,
     row: &SessionRow,
     up_to: MessageLocation,
 ) -> Result<Vec<(MessageLocation, NewMessage)>> {
     let mut found = Vec::new();
-    walk_node(db, row.key, up_to, SELECT_MESSAGE, |message| {
+    walk_node(db, key, up_to, SELECT_MESSAGE, |message| {
         let at = MessageLocation { seq: seq_from_key(message.get(0)?), ..up_to };
         found.push((at, decode_new_message(message, row)?));
         Ok(ControlFlow::Continue(()))

@@ -56,11 +56,16 @@ impl TurnStore for SqliteStore {
 
 /// Invariant: at most one running turn per session, because the session is the
 /// primary key of `turns`.
-pub(super) fn claim(db: &Connection, row: &SessionRow, lease_holder: &LeaseHolder) -> Result<()> {
+pub(super) fn claim(
+    db: &Connection,
+    key: i64,
+    row: &SessionRow,
+    lease_holder: &LeaseHolder,
+) -> Result<()> {
     let (turn, payer) = row.new_claim()?;
     db.prepare_cached("INSERT INTO turns VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(
         params![
-            row.key,
+            key,
             turn.turn_id.as_str(),
             turn.message_id.as_str(),
             turn.user_message_id.as_ref().map(|id| id.as_str()),
@@ -74,7 +79,7 @@ pub(super) fn claim(db: &Connection, row: &SessionRow, lease_holder: &LeaseHolde
     Ok(())
 }
 
-pub(super) fn release(db: &Connection, row: &SessionRow) -> Result<()> {
-    db.prepare_cached("DELETE FROM turns WHERE session = ?1")?.execute([row.key])?;
+pub(super) fn release(db: &Connection, key: i64) -> Result<()> {
+    db.prepare_cached("DELETE FROM turns WHERE session = ?1")?.execute([key])?;
     Ok(())
 }
