@@ -130,7 +130,12 @@ pub(crate) fn id_taken() -> Error {
 }
 
 /// One atomic transaction on a database. It may be rolled back and run again after a conflict.
-pub(crate) trait StoreTransaction {
+///
+/// It is in several traits, so that a database can implement each next to the table it is about.
+/// The operations on sessions and messages are here.
+pub(crate) trait StoreTransaction:
+    TurnTransaction + QueueTransaction + UsageTransaction + RequestTransaction
+{
     /// Finds a session without an access check.
     async fn find_session(&mut self, id: &SessionId) -> Result<Option<SessionRow>>;
 
@@ -243,22 +248,29 @@ pub(crate) trait StoreTransaction {
 
     /// Inserts a message. Errors: `id_conflict`.
     async fn insert_message(&mut self, row: &SessionRow, insert: MessageInsert<'_>) -> Result<()>;
+}
 
+/// The claim of a running turn, and the end of its log.
+pub(crate) trait TurnTransaction {
     /// Claims the session for `row.session.active_turn`, charged to `row.payer`. Invariant: at most
     /// one running turn per session.
     async fn claim(&mut self, row: &SessionRow, lease_holder: &LeaseHolder) -> Result<()>;
 
-    /// Records the usage of a turn that ends in this transaction, at most once per turn.
-    /// With `at_once` the totals include it as soon as the transaction has committed,
-    /// otherwise shortly after.
-    async fn record_usage(&mut self, entry: &LedgerEntry, at_once: bool) -> Result<()>;
-
-    /// Usage counted under a quota key since a day, counted from 1970-01-01.
-    async fn usage_total(&mut self, quota_key: &str, since_day: i64) -> Result<UsageTotal>;
-
     /// Releases the claim on the session.
     async fn release(&mut self, row: &SessionRow) -> Result<()>;
 
+    /// Writes the last batch of a turn's log and marks the log as ended at `now`.
+    async fn finish_log(
+        &mut self,
+        row: &SessionRow,
+        turn: &TurnId,
+        last: &LogBatch,
+        now: Timestamp,
+    ) -> Result<()>;
+}
+
+/// Turns that wait for the running one.
+pub(crate) trait QueueTransaction {
     /// Queued turns of a session in the order in which they will start.
     async fn queued_turns(&mut self, row: &SessionRow) -> Result<Vec<QueuedTurn>>;
 
@@ -270,7 +282,21 @@ pub(crate) trait StoreTransaction {
 
     /// Finds a session that has queued turns but no running one.
     async fn find_startable_session(&mut self) -> Result<Option<SessionId>>;
+}
 
+/// Usage within the transaction that begins or ends a turn.
+pub(crate) trait UsageTransaction {
+    /// Records the usage of a turn that ends in this transaction, at most once per turn.
+    /// With `at_once` the totals include it as soon as the transaction has committed,
+    /// otherwise shortly after.
+    async fn record_usage(&mut self, entry: &LedgerEntry, at_once: bool) -> Result<()>;
+
+    /// Usage counted under a quota key since a day, counted from 1970-01-01.
+    async fn usage_total(&mut self, quota_key: &str, since_day: i64) -> Result<UsageTotal>;
+}
+
+/// Requests recorded under idempotency keys.
+pub(crate) trait RequestTransaction {
     /// Finds a recorded request that is not older than `since`.
     async fn find_request(
         &mut self,
@@ -287,14 +313,5 @@ pub(crate) trait StoreTransaction {
         request: &PriorRequest,
         now: Timestamp,
         since: Timestamp,
-    ) -> Result<()>;
-
-    /// Writes the last batch of a turn's log and marks the log as ended at `now`.
-    async fn finish_log(
-        &mut self,
-        row: &SessionRow,
-        turn: &TurnId,
-        last: &LogBatch,
-        now: Timestamp,
     ) -> Result<()>;
 }

@@ -9,6 +9,7 @@ use super::transaction::MongoTransaction;
 use super::turn_log::with_timeout;
 use crate::domain::{CallKind, TurnId, UserId};
 use crate::error::Result;
+use crate::store::transaction::UsageTransaction;
 use crate::store::{GroupBy, LedgerEntry, LedgerStore, UsageGroup, UsageQuery, UsageTotal};
 use async_trait::async_trait;
 use futures::TryStreamExt;
@@ -89,20 +90,16 @@ impl LedgerStore for MongoStore {
     }
 }
 
-impl MongoTransaction {
-    /// Adds the usage of a turn to the commit. With `at_once` it is recorded before the operation
-    /// returns, otherwise in the background.
-    pub(super) fn stage_usage(&mut self, entry: &LedgerEntry, at_once: bool) -> Result<()> {
+impl UsageTransaction for MongoTransaction {
+    /// The usage is part of the commit. With `at_once` it is recorded before the operation returns,
+    /// otherwise in the background.
+    async fn record_usage(&mut self, entry: &LedgerEntry, at_once: bool) -> Result<()> {
         self.ledger_entry = Some(to_entry_document(entry)?);
         self.applies_usage_first = at_once;
         Ok(())
     }
 
-    pub(super) async fn load_usage_total(
-        &mut self,
-        quota_key: &str,
-        since_day: i64,
-    ) -> Result<UsageTotal> {
+    async fn usage_total(&mut self, quota_key: &str, since_day: i64) -> Result<UsageTotal> {
         let collection = self.collections.spent.clone();
         let sums: Vec<UsageTotalDoc> =
             self.run_pipeline(&collection, total_pipeline(quota_key, since_day)).await?;

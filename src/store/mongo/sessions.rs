@@ -1,7 +1,7 @@
 //! Sessions in MongoDB: creation, changes and deletion.
 
 use super::MongoStore;
-use super::documents::{ClaimDoc, IdDoc, LocatedMessageDoc, SessionDoc, to_bson_date, to_document};
+use super::documents::{IdDoc, LocatedMessageDoc, SessionDoc, to_bson_date, to_document};
 use super::session_list;
 use super::transaction::{MongoTransaction, TransactionMode, transact};
 use super::turn_log::with_timeout;
@@ -16,8 +16,8 @@ use crate::store::rules::{self, SessionVisibility};
 use crate::store::stored_values::encode_json;
 use crate::store::transaction::SessionRow;
 use crate::store::{
-    DeleteFilter, DeletionResult, ImportSession, LeaseHolder, NewSession, SessionPage,
-    SessionStore, SessionUpdate,
+    DeleteFilter, DeletionResult, ImportSession, NewSession, SessionPage, SessionStore,
+    SessionUpdate,
 };
 use async_trait::async_trait;
 use futures::TryStreamExt;
@@ -247,20 +247,6 @@ impl MongoTransaction {
             "unkept": true,
         };
         self.set_fields(set);
-        Ok(())
-    }
-
-    /// Invariant: at most one turn per session is running. The document has a single field for the
-    /// claim, and the commit requires the revision at which it was seen to be free.
-    pub(super) fn stage_claim(
-        &mut self,
-        row: &SessionRow,
-        lease_holder: &LeaseHolder,
-    ) -> Result<()> {
-        let (turn, payer) = row.new_claim()?;
-        self.set_fields(
-            doc! { "activeTurn": to_document(&ClaimDoc::new(turn, lease_holder, payer))? },
-        );
         Ok(())
     }
 

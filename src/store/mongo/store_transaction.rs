@@ -3,21 +3,17 @@
 //! Reads go to the database, in the driver's session. Writes are staged and take effect at the
 //! commit; see [`super::transaction`].
 
-use super::documents::to_bson_date;
 use super::paths::NameLookup;
 use super::transaction::MongoTransaction;
 use crate::domain::node::NodeFill;
 use crate::domain::title::SessionTitle;
-use crate::domain::{Message, MessageId, Principal, SessionId, Timestamp, TurnId, UserId};
+use crate::domain::{Message, MessageId, Principal, SessionId, Timestamp, UserId};
 use crate::error::Result;
-use crate::store::queued_turn::QueuedTurn;
 use crate::store::transaction::{
-    LocatedMessage, MessageInsert, MessageLocation, NodeHeader, PriorRequest, SessionRow,
-    StoreTransaction,
+    LocatedMessage, MessageInsert, MessageLocation, NodeHeader, SessionRow, StoreTransaction,
 };
 use crate::store::{
-    DeletionResult, IdempotencyKey, ImportSession, LeaseHolder, LedgerEntry, LogBatch, NewMessage,
-    NewSession, SessionUpdate, UsageTotal, UserMessage,
+    DeletionResult, ImportSession, NewMessage, NewSession, SessionUpdate, UserMessage,
 };
 
 impl StoreTransaction for MongoTransaction {
@@ -149,71 +145,5 @@ impl StoreTransaction for MongoTransaction {
 
     async fn insert_message(&mut self, row: &SessionRow, insert: MessageInsert<'_>) -> Result<()> {
         self.stage_message(&row.session.id, insert).await
-    }
-
-    async fn claim(&mut self, row: &SessionRow, lease_holder: &LeaseHolder) -> Result<()> {
-        self.stage_claim(row, lease_holder)
-    }
-
-    async fn record_usage(&mut self, entry: &LedgerEntry, at_once: bool) -> Result<()> {
-        self.stage_usage(entry, at_once)
-    }
-
-    async fn usage_total(&mut self, quota_key: &str, since_day: i64) -> Result<UsageTotal> {
-        self.load_usage_total(quota_key, since_day).await
-    }
-
-    async fn release(&mut self, _row: &SessionRow) -> Result<()> {
-        self.unset_field("activeTurn");
-        Ok(())
-    }
-
-    async fn queued_turns(&mut self, _row: &SessionRow) -> Result<Vec<QueuedTurn>> {
-        self.load_queued_turns().await
-    }
-
-    async fn enqueue(&mut self, row: &SessionRow, queued: &QueuedTurn, first: bool) -> Result<()> {
-        self.stage_queued_turn(&row.session.id, queued, first).await
-    }
-
-    async fn dequeue(&mut self, _row: &SessionRow, turn: &TurnId) -> Result<bool> {
-        Ok(self.unstage_queued_turn(turn))
-    }
-
-    async fn find_startable_session(&mut self) -> Result<Option<SessionId>> {
-        self.find_idle_session().await
-    }
-
-    async fn find_request(
-        &mut self,
-        principal: &Principal,
-        key: &IdempotencyKey,
-        since: Timestamp,
-    ) -> Result<Option<PriorRequest>> {
-        self.load_request(principal, key, since).await
-    }
-
-    async fn record_request(
-        &mut self,
-        principal: &Principal,
-        key: &IdempotencyKey,
-        known: &PriorRequest,
-        now: Timestamp,
-        _since: Timestamp,
-    ) -> Result<()> {
-        self.write_request(principal, key, known, now).await
-    }
-
-    async fn finish_log(
-        &mut self,
-        row: &SessionRow,
-        turn: &TurnId,
-        last: &LogBatch,
-        now: Timestamp,
-    ) -> Result<()> {
-        let mut batch = super::turn_log::to_batch_document(&row.session.id, turn, last);
-        batch.insert("endedAt", to_bson_date(now));
-        self.last_log_batch = Some(batch);
-        Ok(())
     }
 }

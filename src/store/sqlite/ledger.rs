@@ -2,9 +2,11 @@
 //! quota key and day.
 
 use super::SqliteStore;
+use super::transaction::SqliteTransaction;
 use crate::domain::{Timestamp, TurnId, UserId};
 use crate::error::Result;
 use crate::store::ledger::LedgerColumns;
+use crate::store::transaction::UsageTransaction;
 use crate::store::{GroupBy, LedgerEntry, LedgerStore, UsageGroup, UsageQuery, UsageTotal};
 use async_trait::async_trait;
 use rusqlite::{Connection, Row, params};
@@ -58,8 +60,19 @@ impl LedgerStore for SqliteStore {
     }
 }
 
+impl UsageTransaction for SqliteTransaction<'_> {
+    async fn record_usage(&mut self, entry: &LedgerEntry, _at_once: bool) -> Result<()> {
+        // The totals are updated in this transaction, so they are always current.
+        record_usage(self.db, entry)
+    }
+
+    async fn usage_total(&mut self, quota_key: &str, since_day: i64) -> Result<UsageTotal> {
+        usage_total(self.db, quota_key, since_day)
+    }
+}
+
 /// Records the usage of a turn or background call, at most once.
-pub(super) fn record_usage(db: &Connection, entry: &LedgerEntry) -> Result<()> {
+fn record_usage(db: &Connection, entry: &LedgerEntry) -> Result<()> {
     let sql = "INSERT OR IGNORE INTO usage VALUES \
                (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
     let columns = LedgerColumns::from_entry(entry);
@@ -106,7 +119,7 @@ pub(super) fn record_usage(db: &Connection, entry: &LedgerEntry) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn usage_total(db: &Connection, quota_key: &str, since_day: i64) -> Result<UsageTotal> {
+fn usage_total(db: &Connection, quota_key: &str, since_day: i64) -> Result<UsageTotal> {
     let sql = "SELECT coalesce(sum(tokens), 0), coalesce(sum(cost), 0) FROM spent \
                WHERE purse = ?1 AND day >= ?2";
     let sum = db.prepare_cached(sql)?.query_row(params![quota_key, since_day], |row| {

@@ -6,22 +6,17 @@ use super::messages::read_message;
 use super::paths::{find_message, find_message_by_id, find_newest_message, list_children};
 use super::rows::{decode_word, message_key};
 use super::transaction::SqliteTransaction;
-use super::{
-    append, idempotency, ledger, queue, session_rows, sessions, transfer, tree, turn_log, turns,
-};
+use super::{append, session_rows, sessions, transfer, tree};
 use crate::domain::node::NodeFill;
 use crate::domain::title::SessionTitle;
-use crate::domain::{Message, MessageId, Principal, Role, SessionId, Timestamp, TurnId, UserId};
+use crate::domain::{Message, MessageId, Principal, Role, SessionId, Timestamp, UserId};
 use crate::error::{Error, Result};
-use crate::store::queued_turn::QueuedTurn;
 use crate::store::stored_values::decode_parts;
 use crate::store::transaction::{
-    LocatedMessage, MessageInsert, MessageLocation, NodeHeader, PriorRequest, SessionRow,
-    StoreTransaction,
+    LocatedMessage, MessageInsert, MessageLocation, NodeHeader, SessionRow, StoreTransaction,
 };
 use crate::store::{
-    DeletionResult, IdempotencyKey, ImportSession, LeaseHolder, LedgerEntry, LogBatch, NewMessage,
-    NewSession, SessionUpdate, UsageTotal, UserMessage,
+    DeletionResult, ImportSession, NewMessage, NewSession, SessionUpdate, UserMessage,
 };
 
 impl StoreTransaction for SqliteTransaction<'_> {
@@ -161,68 +156,5 @@ impl StoreTransaction for SqliteTransaction<'_> {
 
     async fn insert_message(&mut self, row: &SessionRow, insert: MessageInsert<'_>) -> Result<()> {
         append::insert_message(self.db, self.session_key(row)?, insert)
-    }
-
-    async fn claim(&mut self, row: &SessionRow, lease_holder: &LeaseHolder) -> Result<()> {
-        turns::claim(self.db, self.session_key(row)?, row, lease_holder)
-    }
-
-    async fn record_usage(&mut self, entry: &LedgerEntry, _is_urgent: bool) -> Result<()> {
-        // The totals are updated in this transaction, so they are always current.
-        ledger::record_usage(self.db, entry)
-    }
-
-    async fn usage_total(&mut self, quota_key: &str, since_day: i64) -> Result<UsageTotal> {
-        ledger::usage_total(self.db, quota_key, since_day)
-    }
-
-    async fn release(&mut self, row: &SessionRow) -> Result<()> {
-        turns::release(self.db, self.session_key(row)?)
-    }
-
-    async fn queued_turns(&mut self, row: &SessionRow) -> Result<Vec<QueuedTurn>> {
-        queue::queued_turns(self.db, self.session_key(row)?)
-    }
-
-    async fn enqueue(&mut self, row: &SessionRow, turn: &QueuedTurn, at_front: bool) -> Result<()> {
-        queue::enqueue(self.db, self.session_key(row)?, turn, at_front)
-    }
-
-    async fn dequeue(&mut self, row: &SessionRow, turn: &TurnId) -> Result<bool> {
-        queue::dequeue(self.db, self.session_key(row)?, turn)
-    }
-
-    async fn find_startable_session(&mut self) -> Result<Option<SessionId>> {
-        queue::find_startable_session(self.db)
-    }
-
-    async fn find_request(
-        &mut self,
-        principal: &Principal,
-        key: &IdempotencyKey,
-        since: Timestamp,
-    ) -> Result<Option<PriorRequest>> {
-        idempotency::find_request(self.db, principal, key, since)
-    }
-
-    async fn record_request(
-        &mut self,
-        principal: &Principal,
-        key: &IdempotencyKey,
-        request: &PriorRequest,
-        now: Timestamp,
-        since: Timestamp,
-    ) -> Result<()> {
-        idempotency::record_request(self.db, principal, key, request, now, since)
-    }
-
-    async fn finish_log(
-        &mut self,
-        row: &SessionRow,
-        turn: &TurnId,
-        last: &LogBatch,
-        now: Timestamp,
-    ) -> Result<()> {
-        turn_log::finish_log(self.db, self.session_key(row)?, turn, last, now)
     }
 }
