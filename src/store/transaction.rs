@@ -132,57 +132,10 @@ pub(crate) fn id_taken() -> Error {
 /// One atomic transaction on a database. It may be rolled back and run again after a conflict.
 ///
 /// It is in several traits, so that a database can implement each next to the table it is about.
-/// The operations on sessions and messages are here.
+/// The operations on messages are here.
 pub(crate) trait StoreTransaction:
-    TurnTransaction + QueueTransaction + UsageTransaction + RequestTransaction
+    SessionTransaction + TurnTransaction + QueueTransaction + UsageTransaction + RequestTransaction
 {
-    /// Finds a session without an access check.
-    async fn find_session(&mut self, id: &SessionId) -> Result<Option<SessionRow>>;
-
-    /// Finds a session, stopping early if `principal` may not see it: as far as the database
-    /// allows, a hidden session takes no longer to look up than a missing one. Callers check the
-    /// access to the result all the same.
-    async fn find_visible_session(
-        &mut self,
-        principal: &Principal,
-        id: &SessionId,
-    ) -> Result<Option<SessionRow>>;
-
-    /// Inserts a session whose id is not in use.
-    async fn insert_session(
-        &mut self,
-        owner: &UserId,
-        id: &SessionId,
-        new: &NewSession,
-        now: Timestamp,
-    ) -> Result<SessionRow>;
-
-    /// Replaces the given fields and increments the version.
-    async fn update_session(
-        &mut self,
-        row: &SessionRow,
-        update: SessionUpdate,
-        now: Timestamp,
-    ) -> Result<()>;
-
-    /// Sets the title and its source, and increments the version.
-    async fn set_title(&mut self, row: &SessionRow, title: &SessionTitle) -> Result<()>;
-
-    /// Sets the fields of a newly inserted session that only imports carry: status, archived,
-    /// pinned and last seen.
-    async fn set_imported_fields(&mut self, row: &SessionRow, import: &ImportSession)
-    -> Result<()>;
-
-    /// Writes back the counters, node count, head, last message and times of `row`.
-    async fn save_counters(&mut self, row: &SessionRow) -> Result<()>;
-
-    /// Writes back `row.read_marks`.
-    async fn save_read_marks(&mut self, row: &SessionRow) -> Result<()>;
-
-    /// Deletes a session and everything that belongs to it. The result lists its running
-    /// and queued turns.
-    async fn delete_session(&mut self, row: &SessionRow) -> Result<DeletionResult>;
-
     /// Hint that many messages of the session will be looked up and inserted: a remote database can
     /// load their ids in one go.
     async fn preload_message_ids(&mut self, _row: &SessionRow) -> Result<()> {
@@ -248,6 +201,56 @@ pub(crate) trait StoreTransaction:
 
     /// Inserts a message. Errors: `id_conflict`.
     async fn insert_message(&mut self, row: &SessionRow, insert: MessageInsert<'_>) -> Result<()>;
+}
+
+/// Sessions without their messages.
+pub(crate) trait SessionTransaction {
+    /// Finds a session without an access check.
+    async fn find_session(&mut self, id: &SessionId) -> Result<Option<SessionRow>>;
+
+    /// Finds a session, stopping early if `principal` may not see it: as far as the database
+    /// allows, a hidden session takes no longer to look up than a missing one. Callers check the
+    /// access to the result all the same.
+    async fn find_visible_session(
+        &mut self,
+        principal: &Principal,
+        id: &SessionId,
+    ) -> Result<Option<SessionRow>>;
+
+    /// Inserts a session whose id is not in use.
+    async fn insert_session(
+        &mut self,
+        owner: &UserId,
+        id: &SessionId,
+        new: &NewSession,
+        now: Timestamp,
+    ) -> Result<SessionRow>;
+
+    /// Replaces the given fields and increments the version.
+    async fn update_session(
+        &mut self,
+        row: &SessionRow,
+        update: SessionUpdate,
+        now: Timestamp,
+    ) -> Result<()>;
+
+    /// Sets the title and its source, and increments the version.
+    async fn set_title(&mut self, row: &SessionRow, title: &SessionTitle) -> Result<()>;
+
+    /// Sets the fields of a newly inserted session that only imports carry: status, archived,
+    /// pinned and last seen.
+    async fn set_imported_fields(&mut self, row: &SessionRow, import: &ImportSession)
+    -> Result<()>;
+
+    /// Writes back the counters, node count, head, last message and times of `row`.
+    async fn save_counters(&mut self, row: &SessionRow) -> Result<()>;
+
+    /// Writes back `row.read_marks`.
+    async fn save_read_marks(&mut self, row: &SessionRow) -> Result<()>;
+
+    /// Deletes a session and everything that belongs to it. The result lists its running
+    /// and queued turns.
+    async fn delete_session(&mut self, row: &SessionRow) -> Result<DeletionResult>;
 }
 
 /// The claim of a running turn, and the end of its log.

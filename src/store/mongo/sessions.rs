@@ -1,7 +1,9 @@
 //! Sessions in MongoDB: creation, changes and deletion.
 
 use super::MongoStore;
-use super::documents::{IdDoc, LocatedMessageDoc, SessionDoc, to_bson_date, to_document};
+use super::documents::{
+    IdDoc, LocatedMessageDoc, ReadMarkDoc, SessionDoc, to_bson_date, to_document,
+};
 use super::session_list;
 use super::transaction::{MongoTransaction, TransactionMode, transact};
 use super::turn_log::with_timeout;
@@ -14,7 +16,7 @@ use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId, UserId};
 use crate::error::Result;
 use crate::store::rules::{self, SessionVisibility};
 use crate::store::stored_values::encode_json;
-use crate::store::transaction::SessionRow;
+use crate::store::transaction::{SessionRow, SessionTransaction};
 use crate::store::{
     DeleteFilter, DeletionResult, ImportSession, NewSession, SessionPage, SessionStore,
     SessionUpdate,
@@ -122,8 +124,22 @@ impl SessionStore for MongoStore {
     }
 }
 
-impl MongoTransaction {
-    pub(super) async fn stage_new_session(
+impl SessionTransaction for MongoTransaction {
+    async fn find_session(&mut self, id: &SessionId) -> Result<Option<SessionRow>> {
+        self.load_session(id).await
+    }
+
+    async fn find_visible_session(
+        &mut self,
+        _principal: &Principal,
+        id: &SessionId,
+    ) -> Result<Option<SessionRow>> {
+        // The caller checks access. A filter by principal would save nothing: the session is one
+        // document, read by its key.
+        self.load_session(id).await
+    }
+
+    async fn insert_session(
         &mut self,
         owner: &UserId,
         id: &SessionId,
@@ -165,8 +181,7 @@ impl MongoTransaction {
         session.into_row()
     }
 
-    /// Stages the fields that clients can change, and counts the version.
-    pub(super) fn stage_session_change(
+    async fn update_session(
         &mut self,
         row: &SessionRow,
         change: SessionUpdate,
@@ -210,16 +225,18 @@ impl MongoTransaction {
         Ok(())
     }
 
-    /// Stages a generated title.
-    pub(super) fn stage_title(&mut self, row: &SessionRow, title: &SessionTitle) -> Result<()> {
+    async fn set_title(&mut self, row: &SessionRow, title: &SessionTitle) -> Result<()> {
         let mut set = title_fields(title);
         set.insert("version", i64::from(row.session.version) + 1);
         self.set_fields(set);
         Ok(())
     }
 
-    /// Stages the fields of an imported session that a new one does not have.
-    pub(super) fn stage_imported_fields(&mut self, import: &ImportSession) -> Result<()> {
+    async fn set_imported_fields(
+        &mut self,
+        _row: &SessionRow,
+        import: &ImportSession,
+    ) -> Result<()> {
         let set = doc! {
             "status": import.status.as_str(),
             "archived": import.archived,
@@ -230,8 +247,7 @@ impl MongoTransaction {
         Ok(())
     }
 
-    /// Stages the counters and the head after messages were added or removed.
-    pub(super) fn stage_counters(&mut self, row: &SessionRow) -> Result<()> {
+    async fn save_counters(&mut self, row: &SessionRow) -> Result<()> {
         let session = &row.session;
         let head = row.located_head().map(|head| LocatedMessageDoc::new(&head.id, head.location));
         let set = doc! {
@@ -250,8 +266,17 @@ impl MongoTransaction {
         Ok(())
     }
 
-    /// Deletes a session and everything that belongs to it, in the MongoDB transaction.
-    pub(super) async fn remove_session(&mut self, row: &SessionRow) -> Result<DeletionResult> {
+    async fn save_read_marks(&mut self, row: &SessionRow) -> Result<()> {
+        let mark = |(user_id, seq): (&String, &u32)| {
+            to_document(&ReadMarkDoc { user_id: user_id.clone(), seq: (*seq).into() })
+        };
+        let marks = row.read_marks.iter().map(mark).collect::<Result<Vec<_>>>()?;
+        self.set_fields(doc! { "readMarks": marks });
+        Ok(())
+    }
+
+    /// Runs in a MongoDB transaction.
+    async fn delete_session(&mut self, row: &SessionRow) -> Result<DeletionResult> {
         let id = row.session.id.as_str();
         let queued = self.queued_turn_ids();
         // Otherwise the commit would write the session's document again.

@@ -6,74 +6,14 @@
 use super::paths::NameLookup;
 use super::transaction::MongoTransaction;
 use crate::domain::node::NodeFill;
-use crate::domain::title::SessionTitle;
-use crate::domain::{Message, MessageId, Principal, SessionId, Timestamp, UserId};
+use crate::domain::{Message, MessageId};
 use crate::error::Result;
 use crate::store::transaction::{
     LocatedMessage, MessageInsert, MessageLocation, NodeHeader, SessionRow, StoreTransaction,
 };
-use crate::store::{
-    DeletionResult, ImportSession, NewMessage, NewSession, SessionUpdate, UserMessage,
-};
+use crate::store::{NewMessage, UserMessage};
 
 impl StoreTransaction for MongoTransaction {
-    async fn find_session(&mut self, id: &SessionId) -> Result<Option<SessionRow>> {
-        self.load_session(id).await
-    }
-
-    async fn find_visible_session(
-        &mut self,
-        _principal: &Principal,
-        id: &SessionId,
-    ) -> Result<Option<SessionRow>> {
-        // The caller checks access. A filter by principal would save nothing: the session is one
-        // document, read by its key.
-        self.load_session(id).await
-    }
-
-    async fn insert_session(
-        &mut self,
-        owner: &UserId,
-        id: &SessionId,
-        new: &NewSession,
-        now: Timestamp,
-    ) -> Result<SessionRow> {
-        self.stage_new_session(owner, id, new, now).await
-    }
-
-    async fn update_session(
-        &mut self,
-        row: &SessionRow,
-        change: SessionUpdate,
-        now: Timestamp,
-    ) -> Result<()> {
-        self.stage_session_change(row, change, now)
-    }
-
-    async fn set_title(&mut self, row: &SessionRow, title: &SessionTitle) -> Result<()> {
-        self.stage_title(row, title)
-    }
-
-    async fn set_imported_fields(
-        &mut self,
-        _row: &SessionRow,
-        import: &ImportSession,
-    ) -> Result<()> {
-        self.stage_imported_fields(import)
-    }
-
-    async fn save_counters(&mut self, row: &SessionRow) -> Result<()> {
-        self.stage_counters(row)
-    }
-
-    async fn save_read_marks(&mut self, row: &SessionRow) -> Result<()> {
-        self.stage_read_marks(row)
-    }
-
-    async fn delete_session(&mut self, row: &SessionRow) -> Result<DeletionResult> {
-        self.remove_session(row).await
-    }
-
     async fn preload_message_ids(&mut self, row: &SessionRow) -> Result<()> {
         self.load_message_names(&row.session.id).await
     }

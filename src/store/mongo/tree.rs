@@ -1,7 +1,7 @@
 //! The message tree of a session in MongoDB: branches, forks, read marks and nodes.
 
 use super::MongoStore;
-use super::documents::{MessageDoc, MessageLocationDoc, ReadMarkDoc, to_document, to_u32};
+use super::documents::{MessageDoc, MessageLocationDoc, to_u32};
 use super::transaction::{MongoTransaction, TransactionMode, transact};
 use crate::domain::node::format_chat_id;
 use crate::domain::{MessageId, Principal, Session, SessionId, Timestamp};
@@ -121,14 +121,5 @@ impl MongoTransaction {
             .take_while(|(at, _)| at.seq <= up_to.seq)
             .map(|(at, message)| Ok((at, message.into_new_message(row)?)))
             .collect()
-    }
-
-    pub(super) fn stage_read_marks(&mut self, row: &SessionRow) -> Result<()> {
-        let mark = |(user_id, seq): (&String, &u32)| {
-            to_document(&ReadMarkDoc { user_id: user_id.clone(), seq: (*seq).into() })
-        };
-        let marks = row.read_marks.iter().map(mark).collect::<Result<Vec<_>>>()?;
-        self.set_fields(doc! { "readMarks": marks });
-        Ok(())
     }
 }

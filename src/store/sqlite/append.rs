@@ -1,12 +1,10 @@
 //! Inserting messages in SQLite: the message row, its node, and the counters of the session.
 
 use super::rows::message_key;
-use crate::domain::Timestamp;
 use crate::domain::node::NodeFill;
 use crate::error::{Error, Result};
-use crate::store::rules::activity_time;
 use crate::store::stored_values::{encode_json, encode_parts, to_i64};
-use crate::store::transaction::{MessageInsert, MessageLocation, SessionRow, id_taken};
+use crate::store::transaction::{MessageInsert, MessageLocation, id_taken};
 use rusqlite::{Connection, params};
 
 pub(super) fn node_fill(db: &Connection, session: i64, at: MessageLocation) -> Result<NodeFill> {
@@ -95,27 +93,4 @@ fn insert_message_row(db: &Connection, session: i64, insert: MessageInsert<'_>) 
         }
         other => other.map(|_| ()).map_err(Error::from),
     }
-}
-
-/// Writes back the counters of a session.
-pub(super) fn save_counters(db: &Connection, key: i64, row: &SessionRow) -> Result<()> {
-    let session = &row.session;
-    db.prepare_cached(
-        "UPDATE sessions SET messages = ?2, nodes = ?3, head_id = ?4, head_seq = ?5, head_node = ?6, \
-         last_message = ?7, last_message_at = ?8, activity_at = ?9, last_seen = ?10, updated_at = ?11 WHERE key = ?1",
-    )?
-    .execute(params![
-        key,
-        session.messages_count,
-        row.node_count,
-        session.head_id.as_ref().map(|id| id.as_str()),
-        row.head.map(|head| head.seq),
-        row.head.map(|head| head.node),
-        session.last_message,
-        session.last_message_at.map(Timestamp::as_millis),
-        activity_time(session).as_millis(),
-        session.last_seen.map(Timestamp::as_millis),
-        session.updated_at.as_millis(),
-    ])?;
-    Ok(())
 }

@@ -6,78 +6,17 @@ use super::messages::read_message;
 use super::paths::{find_message, find_message_by_id, find_newest_message, list_children};
 use super::rows::{decode_word, message_key};
 use super::transaction::SqliteTransaction;
-use super::{append, session_rows, sessions, transfer, tree};
+use super::{append, tree};
 use crate::domain::node::NodeFill;
-use crate::domain::title::SessionTitle;
-use crate::domain::{Message, MessageId, Principal, Role, SessionId, Timestamp, UserId};
+use crate::domain::{Message, MessageId, Role};
 use crate::error::{Error, Result};
 use crate::store::stored_values::decode_parts;
 use crate::store::transaction::{
     LocatedMessage, MessageInsert, MessageLocation, NodeHeader, SessionRow, StoreTransaction,
 };
-use crate::store::{
-    DeletionResult, ImportSession, NewMessage, NewSession, SessionUpdate, UserMessage,
-};
+use crate::store::{NewMessage, UserMessage};
 
 impl StoreTransaction for SqliteTransaction<'_> {
-    async fn find_session(&mut self, id: &SessionId) -> Result<Option<SessionRow>> {
-        let found = session_rows::find_session(self.db, id)?;
-        Ok(found.map(|found| self.note_session(found)))
-    }
-
-    async fn find_visible_session(
-        &mut self,
-        principal: &Principal,
-        id: &SessionId,
-    ) -> Result<Option<SessionRow>> {
-        let found = session_rows::find_visible_session(self.db, principal, id)?;
-        Ok(found.map(|found| self.note_session(found)))
-    }
-
-    async fn insert_session(
-        &mut self,
-        owner: &UserId,
-        id: &SessionId,
-        new: &NewSession,
-        now: Timestamp,
-    ) -> Result<SessionRow> {
-        let inserted = sessions::insert_session(self.db, owner, id, new, now)?;
-        Ok(self.note_session(inserted))
-    }
-
-    async fn update_session(
-        &mut self,
-        row: &SessionRow,
-        update: SessionUpdate,
-        now: Timestamp,
-    ) -> Result<()> {
-        sessions::update_session(self.db, self.session_key(row)?, row.session.clone(), update, now)
-    }
-
-    async fn set_title(&mut self, row: &SessionRow, title: &SessionTitle) -> Result<()> {
-        sessions::set_title(self.db, self.session_key(row)?, title)
-    }
-
-    async fn set_imported_fields(
-        &mut self,
-        row: &SessionRow,
-        imported: &ImportSession,
-    ) -> Result<()> {
-        transfer::set_imported_fields(self.db, self.session_key(row)?, imported)
-    }
-
-    async fn save_counters(&mut self, row: &SessionRow) -> Result<()> {
-        append::save_counters(self.db, self.session_key(row)?, row)
-    }
-
-    async fn save_read_marks(&mut self, row: &SessionRow) -> Result<()> {
-        tree::save_read_marks(self.db, self.session_key(row)?, row)
-    }
-
-    async fn delete_session(&mut self, row: &SessionRow) -> Result<DeletionResult> {
-        sessions::delete_session(self.db, self.session_key(row)?)
-    }
-
     async fn find_message(
         &mut self,
         row: &SessionRow,

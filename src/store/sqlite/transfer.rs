@@ -9,7 +9,7 @@ use crate::domain::{Principal, SessionId, Timestamp};
 use crate::error::Result;
 use crate::store::{ImportOutcome, ImportSession, SessionChunk, TransferStore, rules};
 use async_trait::async_trait;
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 
 #[async_trait]
 impl TransferStore for SqliteStore {
@@ -53,19 +53,4 @@ fn read_chunk(db: &Connection, session: &KeyedSession, after: u32) -> Result<Ses
         }
     }
     Ok(piece)
-}
-
-/// Sets the fields of a new session that only imports carry.
-pub(super) fn set_imported_fields(db: &Connection, key: i64, import: &ImportSession) -> Result<()> {
-    db.prepare_cached(
-        "UPDATE sessions SET status = ?2, archived = ?3, pinned = ?4, last_seen = ?5 WHERE key = ?1",
-    )?
-    .execute(params![
-        key,
-        import.status.as_str(),
-        import.archived,
-        import.pinned,
-        import.last_seen.map(Timestamp::as_millis)
-    ])?;
-    Ok(())
 }

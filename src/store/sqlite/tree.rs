@@ -6,7 +6,6 @@ use super::rows::{SELECT_MESSAGE, decode_new_message, seq_from_key};
 use super::transaction::{SqliteTransaction, run_ready};
 use crate::domain::{MessageId, Principal, Session, SessionId, Timestamp};
 use crate::error::Result;
-use crate::store::stored_values::encode_json;
 use crate::store::transaction::{MessageLocation, NodeHeader, SessionRow};
 use crate::store::{NewMessage, NodePage, ReadMarkUpdate, TreeStore, rules};
 use async_trait::async_trait;
@@ -94,12 +93,6 @@ impl TreeStore for SqliteStore {
         })
         .await
     }
-}
-
-pub(super) fn save_read_marks(db: &Connection, key: i64, row: &SessionRow) -> Result<()> {
-    db.prepare_cached("UPDATE sessions SET read_marks = ?2 WHERE key = ?1")?
-        .execute((key, encode_json(&row.read_marks)?))?;
-    Ok(())
 }
 
 pub(super) fn list_nodes(db: &Connection, session: i64) -> Result<Vec<NodeHeader>> {
