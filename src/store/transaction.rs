@@ -132,75 +132,26 @@ pub(crate) fn id_taken() -> Error {
 /// One atomic transaction on a database. It may be rolled back and run again after a conflict.
 ///
 /// It is in several traits, so that a database can implement each next to the table it is about.
-/// The operations on messages are here.
 pub(crate) trait StoreTransaction:
-    SessionTransaction + TurnTransaction + QueueTransaction + UsageTransaction + RequestTransaction
+    SessionTransaction
+    + MessageTransaction
+    + NodeTransaction
+    + TurnTransaction
+    + QueueTransaction
+    + UsageTransaction
+    + RequestTransaction
 {
-    /// Hint that many messages of the session will be looked up and inserted: a remote database can
-    /// load their ids in one go.
-    async fn preload_message_ids(&mut self, _row: &SessionRow) -> Result<()> {
-        Ok(())
-    }
+}
 
-    /// Finds a message by its id or, failing that, the newest message with this client message id.
-    async fn find_message(
-        &mut self,
-        row: &SessionRow,
-        id: &MessageId,
-    ) -> Result<Option<LocatedMessage>>;
-
-    /// Finds a message by its id only.
-    async fn find_message_by_id(
-        &mut self,
-        row: &SessionRow,
-        id: &MessageId,
-    ) -> Result<Option<LocatedMessage>>;
-
-    /// Finds the newest message whose id or client message id is `id`.
-    async fn find_newest_message(
-        &mut self,
-        row: &SessionRow,
-        id: &MessageId,
-    ) -> Result<Option<LocatedMessage>>;
-
-    /// Reads a message with the ids of its siblings.
-    async fn read_message(&mut self, row: &SessionRow, at: MessageLocation) -> Result<Message>;
-
-    /// Reads the fields of a message that a turn needs.
-    async fn read_user_message(
-        &mut self,
-        row: &SessionRow,
-        at: MessageLocation,
-    ) -> Result<UserMessage>;
-
-    /// Lists the children of a message, oldest first.
-    async fn list_children(
-        &mut self,
-        row: &SessionRow,
-        parent: MessageLocation,
-    ) -> Result<Vec<MessageLocation>>;
-
-    /// Fill level of the message's node, and whether the message is the last one in it.
-    async fn node_fill(&mut self, row: &SessionRow, at: MessageLocation) -> Result<NodeFill>;
-
-    /// Tokens of the path up to this message, as stored with it.
-    async fn path_tokens(&mut self, row: &SessionRow, at: MessageLocation) -> Result<u64>;
-
-    /// Lists the headers of all nodes by number: 1, 2, 3, … without gaps. Must be called before the
-    /// transaction inserts messages into the session.
-    async fn list_nodes(&mut self, row: &SessionRow) -> Result<Vec<NodeHeader>>;
-
-    /// Reads the messages of one node from its first up to and including `up_to`, oldest first,
-    /// with their locations and exactly as [`insert_message`](StoreTransaction::insert_message)
-    /// stored them. Restricted like [`list_nodes`](StoreTransaction::list_nodes).
-    async fn node_messages(
-        &mut self,
-        row: &SessionRow,
-        up_to: MessageLocation,
-    ) -> Result<Vec<(MessageLocation, NewMessage)>>;
-
-    /// Inserts a message. Errors: `id_conflict`.
-    async fn insert_message(&mut self, row: &SessionRow, insert: MessageInsert<'_>) -> Result<()>;
+impl<T> StoreTransaction for T where
+    T: SessionTransaction
+        + MessageTransaction
+        + NodeTransaction
+        + TurnTransaction
+        + QueueTransaction
+        + UsageTransaction
+        + RequestTransaction
+{
 }
 
 /// Sessions without their messages.
@@ -251,6 +202,78 @@ pub(crate) trait SessionTransaction {
     /// Deletes a session and everything that belongs to it. The result lists its running
     /// and queued turns.
     async fn delete_session(&mut self, row: &SessionRow) -> Result<DeletionResult>;
+}
+
+/// Messages of a session, found by id or location.
+pub(crate) trait MessageTransaction {
+    /// Finds a message by its id or, failing that, the newest message with this client message id.
+    async fn find_message(
+        &mut self,
+        row: &SessionRow,
+        id: &MessageId,
+    ) -> Result<Option<LocatedMessage>>;
+
+    /// Finds a message by its id only.
+    async fn find_message_by_id(
+        &mut self,
+        row: &SessionRow,
+        id: &MessageId,
+    ) -> Result<Option<LocatedMessage>>;
+
+    /// Finds the newest message whose id or client message id is `id`.
+    async fn find_newest_message(
+        &mut self,
+        row: &SessionRow,
+        id: &MessageId,
+    ) -> Result<Option<LocatedMessage>>;
+
+    /// Reads a message with the ids of its siblings.
+    async fn read_message(&mut self, row: &SessionRow, at: MessageLocation) -> Result<Message>;
+
+    /// Reads the fields of a message that a turn needs.
+    async fn read_user_message(
+        &mut self,
+        row: &SessionRow,
+        at: MessageLocation,
+    ) -> Result<UserMessage>;
+
+    /// Lists the children of a message, oldest first.
+    async fn list_children(
+        &mut self,
+        row: &SessionRow,
+        parent: MessageLocation,
+    ) -> Result<Vec<MessageLocation>>;
+}
+
+/// Nodes of a session, and the messages that are inserted into them.
+pub(crate) trait NodeTransaction {
+    /// Hint that many messages of the session will be looked up and inserted: a remote database can
+    /// load their ids in one go.
+    async fn preload_message_ids(&mut self, _row: &SessionRow) -> Result<()> {
+        Ok(())
+    }
+
+    /// Fill level of the message's node, and whether the message is the last one in it.
+    async fn node_fill(&mut self, row: &SessionRow, at: MessageLocation) -> Result<NodeFill>;
+
+    /// Tokens of the path up to this message, as stored with it.
+    async fn path_tokens(&mut self, row: &SessionRow, at: MessageLocation) -> Result<u64>;
+
+    /// Lists the headers of all nodes by number: 1, 2, 3, … without gaps. Must be called before the
+    /// transaction inserts messages into the session.
+    async fn list_nodes(&mut self, row: &SessionRow) -> Result<Vec<NodeHeader>>;
+
+    /// Reads the messages of one node from its first up to and including `up_to`, oldest first,
+    /// with their locations and exactly as [`insert_message`](NodeTransaction::insert_message)
+    /// stored them. Restricted like [`list_nodes`](NodeTransaction::list_nodes).
+    async fn node_messages(
+        &mut self,
+        row: &SessionRow,
+        up_to: MessageLocation,
+    ) -> Result<Vec<(MessageLocation, NewMessage)>>;
+
+    /// Inserts a message. Errors: `id_conflict`.
+    async fn insert_message(&mut self, row: &SessionRow, insert: MessageInsert<'_>) -> Result<()>;
 }
 
 /// The claim of a running turn, and the end of its log.

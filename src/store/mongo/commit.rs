@@ -4,7 +4,7 @@
 //! Invariant: the operation has taken effect exactly when the session's document is written with a
 //! majority. Everything after that write can be finished by any instance.
 
-use super::errors::{is_duplicate_key, is_transient};
+use super::errors::{RETRY_PAUSE, is_duplicate_key, is_transient};
 use super::ledger_entries::apply_usage;
 use super::pending_writes::apply_pending;
 use super::transaction::{LoadedSession, MongoTransaction};
@@ -15,8 +15,6 @@ use mongodb::options::ReadConcern;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
-/// Delay before a request is repeated after a transient error.
-const RETRY_PAUSE: Duration = Duration::from_millis(4);
 /// Limit for applying `pending` within the operation. After it the next reader applies it.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Limit for the cleanup in the background.

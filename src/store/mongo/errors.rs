@@ -4,6 +4,7 @@ use crate::error::{Error as StoreError, ErrorKind as StoreErrorKind};
 use mongodb::error::{
     Error, ErrorKind, RETRYABLE_WRITE_ERROR, TRANSIENT_TRANSACTION_ERROR, WriteFailure,
 };
+use std::time::Duration;
 
 /// An error that stops the start: a sentence for an operator that says what to change.
 pub(super) fn startup_error(sentence: String) -> StoreError {
@@ -14,6 +15,9 @@ pub(super) fn startup_error(sentence: String) -> StoreError {
 pub(super) fn timed_out() -> StoreError {
     StoreError::store_unavailable("MongoDB timed out")
 }
+
+/// Delay before a request is repeated after a transient error.
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(4);
 
 /// Whether a retry can succeed. The failed operation may still have taken effect.
 pub(super) fn is_transient(error: &Error) -> bool {

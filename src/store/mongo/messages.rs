@@ -3,6 +3,7 @@
 use super::MongoStore;
 use super::documents::{HistoryMessageDoc, MessageLocationDoc, to_u32};
 use super::message_pages;
+use super::paths::NameLookup;
 use super::transaction::{MongoTransaction, TransactionMode, transact};
 use crate::domain::node::format_chat_id;
 use crate::domain::page::MessageView;
@@ -10,9 +11,10 @@ use crate::domain::principal::AccessLevel;
 use crate::domain::{Message, MessageId, Principal, Session, SessionId};
 use crate::error::{Error, Result};
 use crate::store::rules::{self, HistoryBudget, HistoryDecision};
-use crate::store::transaction::StoreTransaction;
+use crate::store::transaction::{LocatedMessage, MessageLocation, MessageTransaction, SessionRow};
 use crate::store::{
     HistoryLimits, HistoryMessage, MessagePage, MessageQuery, MessageStore, PostMessage,
+    UserMessage,
 };
 use async_trait::async_trait;
 use mongodb::bson::{Bson, Document, doc};
@@ -65,6 +67,53 @@ impl MessageStore for MongoStore {
         limits: HistoryLimits,
     ) -> Result<Vec<HistoryMessage>> {
         transact!(self, TransactionMode::READ, |tx| read_history(tx, session, last, limits).await)
+    }
+}
+
+impl MessageTransaction for MongoTransaction {
+    async fn find_message(
+        &mut self,
+        row: &SessionRow,
+        id: &MessageId,
+    ) -> Result<Option<LocatedMessage>> {
+        self.locate_message(&row.session.id, id).await
+    }
+
+    async fn find_message_by_id(
+        &mut self,
+        row: &SessionRow,
+        id: &MessageId,
+    ) -> Result<Option<LocatedMessage>> {
+        Ok(self.find_messages_by_name(&row.session.id, id, NameLookup::IdOnly).await?.pop())
+    }
+
+    async fn find_newest_message(
+        &mut self,
+        row: &SessionRow,
+        id: &MessageId,
+    ) -> Result<Option<LocatedMessage>> {
+        Ok(self.find_messages_by_name(&row.session.id, id, NameLookup::IdOrClientId).await?.pop())
+    }
+
+    async fn read_message(&mut self, row: &SessionRow, at: MessageLocation) -> Result<Message> {
+        self.load_message(row, at).await
+    }
+
+    async fn read_user_message(
+        &mut self,
+        row: &SessionRow,
+        at: MessageLocation,
+    ) -> Result<UserMessage> {
+        self.load_message_doc(&row.session.id, at).await?.into_user_message()
+    }
+
+    async fn list_children(
+        &mut self,
+        row: &SessionRow,
+        under: MessageLocation,
+    ) -> Result<Vec<MessageLocation>> {
+        let found = self.find_children(&row.session.id, Some(under)).await?;
+        Ok(found.into_iter().map(|child| child.location).collect())
     }
 }
 

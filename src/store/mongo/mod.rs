@@ -53,7 +53,6 @@ mod search;
 mod session_list;
 mod session_locks;
 mod sessions;
-mod store_transaction;
 mod summaries;
 mod transaction;
 mod transfer;

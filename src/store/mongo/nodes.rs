@@ -1,16 +1,19 @@
-//! Stages new messages in the transaction.
+//! Nodes in MongoDB, and the messages that are inserted into them.
 //!
-//! They stay in memory until the commit, see `pending_writes.rs`. Reads of what a new message
-//! depends on (the fill level of its node, the ids that are in use) include the staged ones.
+//! New messages stay in memory until the commit, see `pending_writes.rs`. Reads of what a new
+//! message depends on (the fill level of its node, the ids that are in use) include them.
 
-use super::documents::to_u32;
+use super::documents::{MessageDoc, MessageLocationDoc, to_u32};
 use super::paths::NameLookup;
 use super::pending_writes::{NodeFillDoc, PendingWrites};
 use super::transaction::MongoTransaction;
 use crate::domain::node::{NodeFill, format_chat_id};
 use crate::domain::{MessageId, SessionId};
 use crate::error::{Error, Result};
-use crate::store::transaction::{LocatedMessage, MessageInsert, MessageLocation};
+use crate::store::NewMessage;
+use crate::store::transaction::{
+    LocatedMessage, MessageInsert, MessageLocation, NodeHeader, NodeTransaction, SessionRow,
+};
 use mongodb::bson::doc;
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -30,12 +33,22 @@ struct MessageNameDoc {
     seq: i64,
 }
 
-impl MongoTransaction {
-    pub(super) async fn load_node_fill(
-        &mut self,
-        session: &SessionId,
-        at: MessageLocation,
-    ) -> Result<NodeFill> {
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct NodeHeaderDoc {
+    number: i64,
+    prev: MessageLocationDoc,
+    last_seq: i64,
+}
+
+#[derive(Debug, Deserialize)]
+struct NodeMessagesDoc {
+    messages: Vec<MessageDoc>,
+}
+
+impl NodeTransaction for MongoTransaction {
+    async fn node_fill(&mut self, row: &SessionRow, at: MessageLocation) -> Result<NodeFill> {
+        let session = &row.session.id;
         let known = self.pending_writes_for(session)?.node_fills.get(&at.node).copied();
         let fill = match known {
             Some(fill) => fill,
@@ -57,12 +70,8 @@ impl MongoTransaction {
         })
     }
 
-    /// Tokens of the path up to and including a message.
-    pub(super) async fn load_path_tokens(
-        &mut self,
-        session: &SessionId,
-        at: MessageLocation,
-    ) -> Result<u64> {
+    async fn path_tokens(&mut self, row: &SessionRow, at: MessageLocation) -> Result<u64> {
+        let session = &row.session.id;
         let known = self.pending_writes_for(session)?.node_fills.get(&at.node).copied();
         // For the last message of a node its fill has the number; that saves reading the message.
         let known = known.filter(|fill| to_u32(fill.last_seq) == at.seq);
@@ -74,19 +83,16 @@ impl MongoTransaction {
     }
 
     /// Adds a message to the pending writes. Nothing is sent before the commit.
-    pub(super) async fn stage_message(
-        &mut self,
-        session: &SessionId,
-        insert: MessageInsert<'_>,
-    ) -> Result<()> {
+    async fn insert_message(&mut self, row: &SessionRow, insert: MessageInsert<'_>) -> Result<()> {
+        let session = &row.session.id;
         let created_revision = self.loaded.as_ref().map_or(0, |loaded| loaded.created_revision);
         let writes = self.pending_writes_for(session)?;
         writes.add_message(session, created_revision, insert)
     }
 
-    /// Loads the ids and client ids of all messages of a session, for a transaction that looks up
-    /// many of them. One query in place of one per message.
-    pub(super) async fn load_message_names(&mut self, session: &SessionId) -> Result<()> {
+    /// One query in place of one per message.
+    async fn preload_message_ids(&mut self, row: &SessionRow) -> Result<()> {
+        let session = &row.session.id;
         self.pending_writes_for(session)?;
         let pipeline = vec![
             doc! { "$match": { "sessionId": session.as_str() } },
@@ -109,6 +115,51 @@ impl MongoTransaction {
         }
         self.pending_writes.known_names = Some(names);
         Ok(())
+    }
+
+    async fn list_nodes(&mut self, row: &SessionRow) -> Result<Vec<NodeHeader>> {
+        self.load_node_headers(&row.session.id).await
+    }
+
+    async fn node_messages(
+        &mut self,
+        row: &SessionRow,
+        up_to: MessageLocation,
+    ) -> Result<Vec<(MessageLocation, NewMessage)>> {
+        let nodes = self.collections.nodes.clone();
+        let filter = doc! { "_id": format_chat_id(&row.session.id, up_to.node) };
+        let found: Option<NodeMessagesDoc> =
+            self.find_one(&nodes, filter, Some(doc! { "messages": 1 })).await?;
+        // Missing only if the session was deleted since its document was read.
+        let node = found.ok_or_else(Error::session_not_found)?;
+        let messages = node.messages.into_iter();
+        messages
+            .map(|message| (MessageLocation { seq: to_u32(message.seq), ..up_to }, message))
+            .take_while(|(at, _)| at.seq <= up_to.seq)
+            .map(|(at, message)| Ok((at, message.into_new_message(row)?)))
+            .collect()
+    }
+}
+
+impl MongoTransaction {
+    /// All nodes of a session without their messages, by number.
+    pub(super) async fn load_node_headers(
+        &mut self,
+        session: &SessionId,
+    ) -> Result<Vec<NodeHeader>> {
+        let pipeline = vec![
+            doc! { "$match": { "sessionId": session.as_str() } },
+            doc! { "$project": { "number": 1, "prev": 1, "lastSeq": 1 } },
+            doc! { "$sort": { "number": 1 } },
+        ];
+        let nodes = self.collections.nodes.clone();
+        let found: Vec<NodeHeaderDoc> = self.run_pipeline(&nodes, pipeline).await?;
+        let line = |line: NodeHeaderDoc| NodeHeader {
+            number: to_u32(line.number),
+            prev: line.prev.location(),
+            last_seq: to_u32(line.last_seq),
+        };
+        Ok(found.into_iter().map(line).collect())
     }
 
     /// Looks a message up in the preloaded names, in no order; `None` if they were not loaded.

@@ -13,7 +13,7 @@
 
 use super::MongoStore;
 use super::documents::{to_bson_date, to_document, to_timestamp, to_u32};
-use super::errors::is_transient;
+use super::errors::{RETRY_PAUSE, is_transient};
 use super::transaction::{MongoTransaction, TransactionMode, transact};
 use crate::domain::page::Pagination;
 use crate::domain::project::{FileEntry, FileLanguage, FilePath, GenerationStatus};
@@ -30,12 +30,9 @@ use futures::TryStreamExt;
 use mongodb::bson::{DateTime, Document, doc};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::time::Duration;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-/// Delay before a write is repeated after a transient error.
-const RETRY_PAUSE: Duration = Duration::from_millis(4);
 /// A project's document keeps the ids of its last eight changes.
 const CHANGE_IDS_SLICE: i32 = -8;
 

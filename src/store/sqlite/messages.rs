@@ -1,10 +1,14 @@
 //! Messages in SQLite.
 
 use super::SqliteStore;
-use super::paths::{add_siblings, find_message, walk_backward, walk_forward};
+use super::paths::{
+    add_siblings, find_message, find_message_by_id, find_newest_message, list_children,
+    walk_backward, walk_forward,
+};
 use super::rows::{SELECT_MESSAGE, SEQ_MASK, decode_message, decode_word, message_key};
 use super::session_rows::{KeyedSession, find_session_key};
 use super::sessions::get_session;
+use super::transaction::SqliteTransaction;
 use crate::domain::page::{MessageSlice, MessageView};
 use crate::domain::principal::AccessLevel;
 use crate::domain::{Message, MessageId, Principal, Role, Session, SessionId, Timestamp, UserId};
@@ -14,9 +18,10 @@ use crate::store::rules::{
     ROLES_WITH_PARTS,
 };
 use crate::store::stored_values::decode_parts;
-use crate::store::transaction::{MessageLocation, SessionRow};
+use crate::store::transaction::{LocatedMessage, MessageLocation, MessageTransaction, SessionRow};
 use crate::store::{
     HistoryLimits, HistoryMessage, MessagePage, MessageQuery, MessageStore, PostMessage,
+    UserMessage,
 };
 use async_trait::async_trait;
 use rusqlite::{Connection, Row};
@@ -83,13 +88,66 @@ impl MessageStore for SqliteStore {
     }
 }
 
+impl MessageTransaction for SqliteTransaction<'_> {
+    async fn find_message(
+        &mut self,
+        row: &SessionRow,
+        id: &MessageId,
+    ) -> Result<Option<LocatedMessage>> {
+        find_message(self.db, self.session_key(row)?, id)
+    }
+
+    async fn find_message_by_id(
+        &mut self,
+        row: &SessionRow,
+        id: &MessageId,
+    ) -> Result<Option<LocatedMessage>> {
+        find_message_by_id(self.db, self.session_key(row)?, id)
+    }
+
+    async fn find_newest_message(
+        &mut self,
+        row: &SessionRow,
+        id: &MessageId,
+    ) -> Result<Option<LocatedMessage>> {
+        find_newest_message(self.db, self.session_key(row)?, id)
+    }
+
+    async fn read_message(&mut self, row: &SessionRow, at: MessageLocation) -> Result<Message> {
+        read_message(self.db, self.session_key(row)?, row, at.seq)
+    }
+
+    async fn read_user_message(
+        &mut self,
+        row: &SessionRow,
+        at: MessageLocation,
+    ) -> Result<UserMessage> {
+        let sql = "SELECT id, parent_id, role, content, tokens, parts FROM messages WHERE key = ?1";
+        let mut statement = self.db.prepare_cached(sql)?;
+        let mut rows = statement.query([message_key(self.session_key(row)?, at.seq)])?;
+        let row = rows.next()?.ok_or_else(Error::message_not_found)?;
+        Ok(UserMessage {
+            id: MessageId::new_unchecked(row.get::<_, String>(0)?),
+            parent_id: row.get::<_, Option<String>>(1)?.map(MessageId::new_unchecked),
+            role: decode_word(Role::from_name, row, 2)?,
+            content: row.get(3)?,
+            tokens: row.get(4)?,
+            parts: decode_parts(row.get(5)?)?,
+        })
+    }
+
+    async fn list_children(
+        &mut self,
+        row: &SessionRow,
+        parent: MessageLocation,
+    ) -> Result<Vec<MessageLocation>> {
+        let found = list_children(self.db, self.session_key(row)?, Some(parent))?;
+        Ok(found.into_iter().map(|child| child.location).collect())
+    }
+}
+
 /// Reads one message with its siblings.
-pub(super) fn read_message(
-    db: &Connection,
-    key: i64,
-    row: &SessionRow,
-    seq: u32,
-) -> Result<Message> {
+fn read_message(db: &Connection, key: i64, row: &SessionRow, seq: u32) -> Result<Message> {
     let mut statement = db.prepare_cached(&format!("{SELECT_MESSAGE} WHERE key = ?1"))?;
     let mut rows = statement.query([message_key(key, seq)])?;
     let found = rows.next()?.ok_or_else(Error::message_not_found)?;

@@ -4,7 +4,6 @@
 //! rusqlite is used in this folder only.
 
 mod admin;
-mod append;
 mod embeddings;
 mod filter;
 mod idempotency;
@@ -12,6 +11,7 @@ mod keys;
 mod ledger;
 mod messages;
 mod migration;
+mod nodes;
 mod paths;
 mod projects;
 mod queue;
@@ -23,7 +23,6 @@ mod search;
 mod session_list;
 mod session_rows;
 mod sessions;
-mod store_transaction;
 mod summaries;
 mod transaction;
 mod transfer;

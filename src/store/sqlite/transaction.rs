@@ -1,4 +1,5 @@
-//! Transactions of the rules on SQLite. What a transaction can do is in `store_transaction.rs`.
+//! Transactions of the rules on SQLite. It answers synchronously, so the async functions of the
+//! transaction traits never wait.
 
 use super::SqliteStore;
 use super::session_rows::KeyedSession;
