@@ -2,9 +2,10 @@
 
 use super::stored_values::{decode_json, decode_parts, encode_json};
 use super::{DuplicateIdPolicy, MessageParent, NewMessage, ReplyFields, TurnInput, TurnSpec};
+use crate::domain::content::MessageBody;
 use crate::domain::extra_params::ExtraParams;
 use crate::domain::key::KeyId;
-use crate::domain::message::{MessageBody, MessageType};
+use crate::domain::message::MessageType;
 use crate::domain::session::SessionSettings;
 use crate::domain::{MessageId, Principal, Role, Timestamp, TurnId, UserId};
 use crate::error::Result;

@@ -43,7 +43,8 @@ impl MarkdownWriter {
     ) -> Result<Self> {
         let session = store.get_session(principal, id, AccessLevel::Owner).await?;
         let mut page = read_page(store, principal, id, MessageSlice::Newest).await?;
-        let (mut ends, mut newest) = (Vec::new(), None);
+        let mut ends = Vec::new();
+        let mut newest = None;
         while let Some(first) = page.messages.first().filter(|_| page.has_more) {
             ends.push(first.id.clone());
             let before =

@@ -27,7 +27,8 @@ for (const vendor of ["openai", "anthropic"]) {
   servers.push([vendor, echoic]);
 }
 
-// No `await` between tests: Node would end the run, and stop the servers, after those known by then.
+// No `await` between tests: Node would end the run, and stop the servers, after the tests
+// registered by then.
 for (const [vendor, echoic] of servers) {
   test(`useChat runs calls in order as one message: ${vendor}`, async () => {
     const page = openToolPage(echoic.url, "trip");

@@ -1,5 +1,5 @@
-// The supported versions of the AI SDK, from the oldest to the newest. The oldest reject frames with
-// unknown fields.
+// The supported versions of the AI SDK, from the oldest to the newest. The oldest reject frames
+// with unknown fields.
 
 import assert from "node:assert/strict";
 import { after, test } from "node:test";

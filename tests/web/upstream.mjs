@@ -105,7 +105,8 @@ export async function startUpstream() {
     if (resolve) resolve(call);
     else calls.push(call);
   });
-  // By default Node closes idle connections after five seconds, perhaps while a request is on its way.
+  // By default Node closes idle connections after five seconds, perhaps while a request is on its
+  // way.
   server.keepAliveTimeout = 0;
   server.listen(0, "127.0.0.1");
   await once(server, "listening");

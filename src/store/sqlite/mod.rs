@@ -34,13 +34,14 @@ mod writer;
 use super::Store;
 use crate::error::{Error, ErrorKind, Result};
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use reader_pool::ReaderPool;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction};
 use std::fs::{DirBuilder, File, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use writer::{WritePriority, WriterHandle};
@@ -175,7 +176,7 @@ impl SqliteStore {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let writer = self.writer.lock().clone();
         writer
             .ok_or_else(|| Error::store_unavailable("the store is closed"))?
             .run_write(work, WritePriority::Interactive)
@@ -188,7 +189,7 @@ impl SqliteStore {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let writer = self.writer.lock().clone();
         writer
             .ok_or_else(|| Error::store_unavailable("the store is closed"))?
             .run_write(work, WritePriority::Background)
@@ -212,13 +213,13 @@ impl Store for SqliteStore {
         // Readers go first: the writer's last checkpoint can empty the log only without them.
         self.reader_pool.close().await;
         // Without a sender the thread ends once it has committed what is queued.
-        drop(self.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let thread = self.writer_thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(self.writer.lock().take());
+        let thread = self.writer_thread.lock().take();
         if let Some(thread) = thread {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
         // Last: from here on another process may open the file.
-        drop(self.file_lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.file_lock.lock().take());
     }
 }
 

@@ -272,7 +272,7 @@ mod tests {
             let thread = std::thread::spawn(move || run_writer(&connection, &receiver));
             let results = join_all(queued).await;
             answered();
-            // Whatever has happened, the writer keeps working.
+            // The writer keeps working after each of these outcomes.
             let write = writer
                 .run_write(|db| insert_line(db, "afterwards", None), WritePriority::Interactive);
             write.await.unwrap();

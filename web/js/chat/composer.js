@@ -121,7 +121,7 @@ export class Composer {
     this.#renderImages();
   }
 
-  /** What the field shows: the edit or, without one, the draft itself. */
+  /** The shown text: the edit or, without one, the draft itself. */
   get #target() {
     return this.draft.edit ?? this.draft;
   }

@@ -123,7 +123,7 @@ export class MessageView {
     const find = (/** @type {string} */ selector) => [.../** @type {NodeListOf<HTMLDetailsElement>} */ (this.#preamble.querySelectorAll(selector))];
     const wasOpen = EXPANDABLE.map((selector) => find(selector).map(({ open }) => open));
     setChildren(this.#preamble, role === "assistant" ? reasoning : [], parts.filter(isToolCall).map(renderToolCall), renderAttachments(parts));
-    // What the reader has expanded stays expanded.
+    // Details that the reader has expanded stay expanded.
     EXPANDABLE.forEach((selector, kind) => find(selector).forEach((details, index) => (details.open = Boolean(wasOpen[kind][index]))));
     this.#preamble.hidden = !this.#preamble.firstChild;
   }

@@ -26,7 +26,7 @@ export class SidePanel {
   #selected = "memory";
   /** @type {ChatView | null} */
   #chat = null;
-  /** What the content depends on, to render only after a change. */
+  /** The state that the shown content depends on, to render only after a change. */
   #shownState = "";
 
   /**
