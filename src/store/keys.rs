@@ -2,7 +2,7 @@
 
 use crate::domain::Timestamp;
 use crate::domain::key::{ApiKey, KeyId};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use async_trait::async_trait;
 
 /// SHA-256 of a whole API key. A key has 256 random bits, so a slow hash would add no protection
@@ -25,6 +25,10 @@ pub struct StoredTicket {
     /// The caller's identity in the encoding of `auth`.
     pub owner: String,
     pub expires_at: Timestamp,
+}
+
+pub(super) fn key_exists() -> Error {
+    Error::new(ErrorKind::IdConflict, "a key with this id already exists")
 }
 
 /// API keys and tickets.

@@ -1,10 +1,13 @@
 //! Store operations on the usage ledger: one entry per turn and per background call, and the totals
 //! that quotas are checked against.
 
+use super::stored_values::{decode_name, to_i64};
+use crate::domain::key::KeyId;
 use crate::domain::quota::{Quota, QuotaPeriod, QuotaScope, QuotaUnit, UsagePayer, quota_key};
 use crate::domain::{CallKind, ProjectId, SessionId, Status, Timestamp, TurnId, Usage, UserId};
 use crate::error::Result;
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 /// Usage of one turn or background call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,15 +43,79 @@ impl LedgerEntry {
             .collect()
     }
 
-    /// Tokens of prompt and reply.
+    /// Tokens of prompt and reply, saturating.
     pub(crate) fn total_tokens(&self) -> i64 {
         to_i64(self.usage.prompt_tokens.saturating_add(self.usage.completion_tokens))
     }
 }
 
-/// Converts a count to the signed integers of databases, saturating.
-pub(crate) fn to_i64(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
+/// A ledger entry in columns of text and integers, without its id and its time, which databases
+/// keep in types of their own. Serialized names are those of MongoDB's documents.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct LedgerColumns {
+    pub(super) kind: String,
+    pub(super) session_id: String,
+    pub(super) owner: String,
+    pub(super) project_id: Option<String>,
+    pub(super) user_id: String,
+    pub(super) key_id: Option<String>,
+    pub(super) model: Option<String>,
+    pub(super) status: String,
+    pub(super) prompt_tokens: i64,
+    pub(super) cached_tokens: i64,
+    pub(super) completion_tokens: i64,
+    pub(super) reasoning_tokens: i64,
+    pub(super) estimated: bool,
+    pub(super) cost: Option<i64>,
+}
+
+impl LedgerColumns {
+    pub(super) fn from_entry(entry: &LedgerEntry) -> Self {
+        let usage = &entry.usage;
+        Self {
+            kind: entry.kind.as_str().to_owned(),
+            session_id: entry.session_id.to_string(),
+            owner: entry.owner.to_string(),
+            project_id: entry.project_id.as_ref().map(ToString::to_string),
+            user_id: entry.payer.user.to_string(),
+            key_id: entry.payer.key.as_ref().map(ToString::to_string),
+            model: entry.model.clone(),
+            status: entry.status.as_str().to_owned(),
+            prompt_tokens: to_i64(usage.prompt_tokens),
+            cached_tokens: to_i64(usage.cached_tokens),
+            completion_tokens: to_i64(usage.completion_tokens),
+            reasoning_tokens: to_i64(usage.reasoning_tokens),
+            estimated: usage.estimated,
+            cost: entry.cost,
+        }
+    }
+
+    pub(super) fn into_entry(self, turn_id: TurnId, ended_at: Timestamp) -> Result<LedgerEntry> {
+        Ok(LedgerEntry {
+            turn_id,
+            kind: decode_name(CallKind::from_name, &self.kind)?,
+            session_id: SessionId::new_unchecked(self.session_id),
+            owner: UserId::new_unchecked(self.owner),
+            project_id: self.project_id.map(ProjectId::new_unchecked),
+            payer: UsagePayer {
+                user: UserId::new_unchecked(self.user_id),
+                key: self.key_id.map(KeyId::new_unchecked),
+            },
+            model: self.model,
+            status: decode_name(Status::from_name, &self.status)?,
+            usage: Usage {
+                prompt_tokens: self.prompt_tokens.unsigned_abs(),
+                cached_tokens: self.cached_tokens.unsigned_abs(),
+                completion_tokens: self.completion_tokens.unsigned_abs(),
+                reasoning_tokens: self.reasoning_tokens.unsigned_abs(),
+                estimated: self.estimated,
+                ..Usage::default()
+            },
+            cost: self.cost,
+            ended_at,
+        })
+    }
 }
 
 /// Usage counted under one quota key.

@@ -25,6 +25,32 @@ pub struct NewMessage {
     pub reply: ReplyFields,
 }
 
+impl NewMessage {
+    /// Restores the message that was inserted. `tokens` is the only field that [`Message`] lacks.
+    pub(super) fn from_stored(message: Message, tokens: u32) -> Self {
+        Self {
+            id: message.id,
+            client_message_id: message.client_message_id,
+            role: message.role,
+            sender_id: message.sender_id,
+            body: MessageBody {
+                content: message.content,
+                parts: message.parts,
+                kind: message.kind,
+            },
+            tokens,
+            created_at: message.created_at,
+            reply: ReplyFields {
+                status: message.status,
+                model: message.model,
+                finish_reason: message.finish_reason,
+                error: message.error,
+                usage: message.usage,
+            },
+        }
+    }
+}
+
 /// Fields of a reply besides its text.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct ReplyFields {

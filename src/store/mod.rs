@@ -24,28 +24,43 @@ mod rules;
 mod search;
 mod sessions;
 pub mod sqlite;
+mod stored_values;
 mod summaries;
 mod transaction;
 mod transfer;
 mod tree;
 mod turns;
 
-pub use admin::*;
-pub use embeddings::*;
-pub use feed::*;
-pub use keys::*;
-pub use ledger::*;
-pub use messages::*;
-pub use projects::*;
-pub use relay::*;
-pub use responses::*;
+pub use admin::{AdminStore, UserStats, UserStatsPage};
+pub use embeddings::{EmbeddingStore, MessageEmbedding};
+pub use feed::{EventBundle, FeedPosition, FeedStore};
+pub use keys::{KeyDigest, KeyStore, StoredKey, StoredTicket};
+pub(crate) use ledger::quota_window;
+pub use ledger::{GroupBy, LedgerEntry, LedgerStore, UsageGroup, UsageQuery, UsageTotal};
+pub use messages::{
+    HistoryLimits, HistoryMessage, IdempotencyKey, MessagePage, MessageParent, MessageQuery,
+    MessageStore, NewMessage, PostMessage, ReplyFields, RetryWindow,
+};
+pub use projects::{
+    FileSelector, NewFile, NewProject, ProjectPage, ProjectStore, ProjectUpdate, PutFileOutcome,
+    StoredFile,
+};
+pub use relay::{LogUpdate, RelayStore, RemoteTurn, RemoteTurnState};
+pub use responses::{ResponseStore, StoredResponse};
 pub(crate) use rules::quota_exceeded;
-pub use search::*;
-pub use sessions::*;
-pub use summaries::*;
-pub use transfer::*;
-pub use tree::*;
-pub use turns::*;
+pub use search::{IndexBacklog, MessageWords, SearchStore, SessionWords};
+pub use sessions::{
+    DeleteFilter, DeletionResult, NewSession, SessionPage, SessionStore, SessionUpdate,
+};
+pub use summaries::{PathSummary, SummaryStore};
+pub use transfer::{ImportOutcome, ImportSession, SessionChunk, TransferStore};
+pub use tree::{NodePage, ReadMarkUpdate, TreeStore};
+pub use turns::{
+    AdmissionCheck, BeginOutcome, BeginTurn, CancelledTurns, DuplicateIdPolicy, FinishOutcome,
+    FinishTurn, LeaseHolder, LogBatch, MAX_QUEUED, MessageSize, OnBusy, OrphanedTurn, PriorResult,
+    SessionTarget, StartedTurn, TurnInput, TurnLogEntry, TurnLogStore, TurnSpec, TurnStore,
+    UserMessage,
+};
 
 use crate::error::Result;
 use async_trait::async_trait;

@@ -10,8 +10,6 @@ use std::collections::HashMap;
 /// A project plus the fields that only stores use.
 #[derive(Debug, Clone)]
 pub(crate) struct ProjectRow {
-    /// Internal numeric key of the project, in databases that have one.
-    pub(crate) key: i64,
     pub(crate) project: Project,
     /// Ids of the file contents, in databases that store them in documents of their own.
     pub(crate) content_ids: HashMap<FilePath, String>,

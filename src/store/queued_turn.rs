@@ -1,13 +1,14 @@
 //! Queued turns as JSON, the same in every store.
 
+use super::stored_values::{decode_json, decode_parts, encode_json};
 use super::{DuplicateIdPolicy, MessageParent, NewMessage, ReplyFields, TurnInput, TurnSpec};
 use crate::domain::content::MessageBody;
 use crate::domain::extra_params::ExtraParams;
 use crate::domain::key::KeyId;
-use crate::domain::message::{MessageParts, MessageType};
+use crate::domain::message::MessageType;
 use crate::domain::session::SessionSettings;
 use crate::domain::{MessageId, Principal, Role, Timestamp, TurnId, UserId};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use serde::{Deserialize, Serialize};
 
 /// A turn in the queue and the identity it will run under.
@@ -19,9 +20,9 @@ pub struct QueuedTurn {
     pub key_id: Option<KeyId>,
 }
 
-#[derive(Serialize, Deserialize)]
 /// The stored form. Serde attributes keep the stored names, so that turns queued by another version
 /// remain readable.
+#[derive(Serialize, Deserialize)]
 struct QueuedTurnRecord {
     user: String,
     is_admin: bool,
@@ -82,12 +83,18 @@ impl QueuedTurn {
                 }
             },
         };
-        serde_json::to_string(&record).map_err(Error::internal)
+        encode_json(&record)
     }
 
-    pub fn from_json(text: &str) -> Result<Self> {
-        let record: QueuedTurnRecord =
-            serde_json::from_str(text).map_err(Error::store_unavailable)?;
+    /// Decodes a turn of a queue; `None`, with a log line, if that fails. It is skipped, because it
+    /// would otherwise block its session.
+    pub(super) fn decode_or_skip(text: &str) -> Option<Self> {
+        let decoded = Self::from_json(text);
+        decoded.inspect_err(|error| tracing::error!(%error, "decoding a queued turn failed")).ok()
+    }
+
+    fn from_json(text: &str) -> Result<Self> {
+        let record: QueuedTurnRecord = decode_json(text)?;
         let principal =
             Principal { user: UserId::new_unchecked(record.user), is_admin: record.is_admin };
         let input = match record.input {
@@ -106,8 +113,7 @@ impl QueuedTurn {
                 parent,
                 is_edit,
             } => {
-                let parts = MessageParts::from_stored(parts)
-                    .ok_or_else(|| Error::store_unavailable("parts cannot be read"))?;
+                let parts = decode_parts(Some(parts))?;
                 let message = NewMessage {
                     id: MessageId::new_unchecked(id),
                     client_message_id: client_message_id.map(MessageId::new_unchecked),

@@ -12,20 +12,19 @@ use super::{
 use crate::domain::node::NodeFill;
 use crate::domain::quota::UsagePayer;
 use crate::domain::title::SessionTitle;
+use crate::domain::turn::ActiveTurn;
 use crate::domain::{Message, MessageId, Principal, Session, SessionId, Timestamp, TurnId, UserId};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use serde::{Serialize, Serializer};
 use std::collections::{BTreeMap, HashMap};
 
-/// Highest message number of a session: SQLite's message keys hold it in 24 bits.
+/// Highest message number of a session. The limit is the same in every database, so that sessions
+/// can be migrated.
 pub(crate) const MAX_SEQ: u32 = (1 << 24) - 1;
 
 /// A session plus the fields that only stores use.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct SessionRow {
-    /// Internal numeric key of the session, in databases that have one.
-    #[serde(skip)]
-    pub(crate) key: i64,
     pub(crate) session: Session,
     /// Number of nodes; also the number of the newest node.
     pub(crate) node_count: u32,
@@ -49,6 +48,15 @@ impl SessionRow {
 
     pub(crate) fn located_head(&self) -> Option<LocatedMessage> {
         Some(LocatedMessage { id: self.session.head_id.clone()?, location: self.head? })
+    }
+
+    /// The turn that claims the session, and who is charged for it.
+    pub(crate) fn new_claim(&self) -> Result<(&ActiveTurn, &UsagePayer)> {
+        let turn = self.session.active_turn.as_ref();
+        let turn = turn.ok_or_else(|| Error::internal("the claim has no turn"))?;
+        let payer = self.payer.as_ref();
+        let payer = payer.ok_or_else(|| Error::internal("the claim has no payer"))?;
+        Ok((turn, payer))
     }
 
     /// Whether a user other than the sender has read up to this seq.
@@ -115,8 +123,39 @@ pub(crate) struct PriorRequest {
     pub(crate) turn_id: Option<TurnId>,
 }
 
+/// The error for an id that the session has in use. Databases report a duplicate key without saying
+/// which object has it.
+pub(crate) fn id_taken() -> Error {
+    Error::new(ErrorKind::IdConflict, "the session already has an object with this id")
+}
+
 /// One atomic transaction on a database. It may be rolled back and run again after a conflict.
-pub(crate) trait StoreTransaction {
+///
+/// It is in several traits, so that a database can implement each next to the table it is about.
+pub(crate) trait StoreTransaction:
+    SessionTransaction
+    + MessageTransaction
+    + NodeTransaction
+    + TurnTransaction
+    + QueueTransaction
+    + UsageTransaction
+    + RequestTransaction
+{
+}
+
+impl<T> StoreTransaction for T where
+    T: SessionTransaction
+        + MessageTransaction
+        + NodeTransaction
+        + TurnTransaction
+        + QueueTransaction
+        + UsageTransaction
+        + RequestTransaction
+{
+}
+
+/// Sessions without their messages.
+pub(crate) trait SessionTransaction {
     /// Finds a session without an access check.
     async fn find_session(&mut self, id: &SessionId) -> Result<Option<SessionRow>>;
 
@@ -163,13 +202,10 @@ pub(crate) trait StoreTransaction {
     /// Deletes a session and everything that belongs to it. The result lists its running
     /// and queued turns.
     async fn delete_session(&mut self, row: &SessionRow) -> Result<DeletionResult>;
+}
 
-    /// Hint that many messages of the session will be looked up and inserted: a remote database can
-    /// load their ids in one go.
-    async fn preload_message_ids(&mut self, _row: &SessionRow) -> Result<()> {
-        Ok(())
-    }
-
+/// Messages of a session, found by id or location.
+pub(crate) trait MessageTransaction {
     /// Finds a message by its id or, failing that, the newest message with this client message id.
     async fn find_message(
         &mut self,
@@ -207,6 +243,15 @@ pub(crate) trait StoreTransaction {
         row: &SessionRow,
         parent: MessageLocation,
     ) -> Result<Vec<MessageLocation>>;
+}
+
+/// Nodes of a session, and the messages that are inserted into them.
+pub(crate) trait NodeTransaction {
+    /// Hint that many messages of the session will be looked up and inserted: a remote database can
+    /// load their ids in one go.
+    async fn preload_message_ids(&mut self, _row: &SessionRow) -> Result<()> {
+        Ok(())
+    }
 
     /// Fill level of the message's node, and whether the message is the last one in it.
     async fn node_fill(&mut self, row: &SessionRow, at: MessageLocation) -> Result<NodeFill>;
@@ -219,8 +264,8 @@ pub(crate) trait StoreTransaction {
     async fn list_nodes(&mut self, row: &SessionRow) -> Result<Vec<NodeHeader>>;
 
     /// Reads the messages of one node from its first up to and including `up_to`, oldest first,
-    /// with their locations and exactly as [`insert_message`](StoreTransaction::insert_message)
-    /// stored them. Restricted like [`list_nodes`](StoreTransaction::list_nodes).
+    /// with their locations and exactly as [`insert_message`](NodeTransaction::insert_message)
+    /// stored them. Restricted like [`list_nodes`](NodeTransaction::list_nodes).
     async fn node_messages(
         &mut self,
         row: &SessionRow,
@@ -229,22 +274,29 @@ pub(crate) trait StoreTransaction {
 
     /// Inserts a message. Errors: `id_conflict`.
     async fn insert_message(&mut self, row: &SessionRow, insert: MessageInsert<'_>) -> Result<()>;
+}
 
+/// The claim of a running turn, and the end of its log.
+pub(crate) trait TurnTransaction {
     /// Claims the session for `row.session.active_turn`, charged to `row.payer`. Invariant: at most
     /// one running turn per session.
     async fn claim(&mut self, row: &SessionRow, lease_holder: &LeaseHolder) -> Result<()>;
 
-    /// Records the usage of a turn that ends in this transaction, at most once per turn.
-    /// With `at_once` the totals include it as soon as the transaction has committed,
-    /// otherwise shortly after.
-    async fn record_usage(&mut self, entry: &LedgerEntry, at_once: bool) -> Result<()>;
-
-    /// Usage counted under a quota key since a day, counted from 1970-01-01.
-    async fn usage_total(&mut self, quota_key: &str, since_day: i64) -> Result<UsageTotal>;
-
     /// Releases the claim on the session.
     async fn release(&mut self, row: &SessionRow) -> Result<()>;
 
+    /// Writes the last batch of a turn's log and marks the log as ended at `now`.
+    async fn finish_log(
+        &mut self,
+        row: &SessionRow,
+        turn: &TurnId,
+        last: &LogBatch,
+        now: Timestamp,
+    ) -> Result<()>;
+}
+
+/// Turns that wait for the running one.
+pub(crate) trait QueueTransaction {
     /// Queued turns of a session in the order in which they will start.
     async fn queued_turns(&mut self, row: &SessionRow) -> Result<Vec<QueuedTurn>>;
 
@@ -256,7 +308,21 @@ pub(crate) trait StoreTransaction {
 
     /// Finds a session that has queued turns but no running one.
     async fn find_startable_session(&mut self) -> Result<Option<SessionId>>;
+}
 
+/// Usage within the transaction that begins or ends a turn.
+pub(crate) trait UsageTransaction {
+    /// Records the usage of a turn that ends in this transaction, at most once per turn.
+    /// With `at_once` the totals include it as soon as the transaction has committed,
+    /// otherwise shortly after.
+    async fn record_usage(&mut self, entry: &LedgerEntry, at_once: bool) -> Result<()>;
+
+    /// Usage counted under a quota key since a day, counted from 1970-01-01.
+    async fn usage_total(&mut self, quota_key: &str, since_day: i64) -> Result<UsageTotal>;
+}
+
+/// Requests recorded under idempotency keys.
+pub(crate) trait RequestTransaction {
     /// Finds a recorded request that is not older than `since`.
     async fn find_request(
         &mut self,
@@ -273,14 +339,5 @@ pub(crate) trait StoreTransaction {
         request: &PriorRequest,
         now: Timestamp,
         since: Timestamp,
-    ) -> Result<()>;
-
-    /// Writes the last batch of a turn's log and marks the log as ended at `now`.
-    async fn finish_log(
-        &mut self,
-        row: &SessionRow,
-        turn: &TurnId,
-        last: &LogBatch,
-        now: Timestamp,
     ) -> Result<()>;
 }

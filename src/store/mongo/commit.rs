@@ -4,9 +4,9 @@
 //! Invariant: the operation has taken effect exactly when the session's document is written with a
 //! majority. Everything after that write can be finished by any instance.
 
-use super::errors::{is_duplicate_key, is_transient};
-use super::ledger::apply_usage;
-use super::nodes::apply_pending;
+use super::errors::{RETRY_PAUSE, is_duplicate_key, is_transient};
+use super::ledger_entries::apply_usage;
+use super::pending_writes::apply_pending;
 use super::transaction::{LoadedSession, MongoTransaction};
 use crate::error::Result;
 use mongodb::bson::{Document, doc};
@@ -15,8 +15,6 @@ use mongodb::options::ReadConcern;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
-/// Delay before a request is repeated after a transient error.
-const RETRY_PAUSE: Duration = Duration::from_millis(4);
 /// Limit for applying `pending` within the operation. After it the next reader applies it.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Limit for the cleanup in the background.
@@ -44,17 +42,7 @@ impl MongoTransaction {
             return Ok(());
         }
         if self.mode.is_multi_document {
-            let collections = self.collections.clone();
-            // Inside a MongoDB transaction all writes become visible together, so nothing is left
-            // pending.
-            let applied =
-                apply_pending(&collections, &pending, Some(&mut self.client_session)).await;
-            self.check_result(applied)?;
-            let written = self.try_write_session(&loaded).await;
-            return match self.check_result(written)? {
-                true => Ok(()),
-                false => Err(self.record_conflict()),
-            };
+            return self.write_in_transaction(&loaded, &pending).await;
         }
         // `pending` of the previous commit was applied when this session was loaded, so it may be
         // overwritten here.
@@ -64,20 +52,41 @@ impl MongoTransaction {
             loaded.fields_to_set.insert("pending", &pending);
         }
         self.write_session(&loaded).await?;
-        // The commit has taken effect. A failure from here on is not reported to the caller: the
-        // next reader of the session finds `pending` and applies it.
-        //
+        self.apply_after_commit(&loaded, pending).await;
+        Ok(())
+    }
+
+    /// Writes everything inside the MongoDB transaction. All of it becomes visible together, so
+    /// nothing is left pending.
+    async fn write_in_transaction(
+        &mut self,
+        loaded: &LoadedSession,
+        pending: &Document,
+    ) -> Result<()> {
+        let collections = self.collections.clone();
+        let applied = apply_pending(&collections, pending, Some(&mut self.client_session)).await;
+        self.check_result(applied)?;
+        let written = self.try_write_session(loaded).await;
+        match self.check_result(written)? {
+            true => Ok(()),
+            false => Err(self.record_conflict()),
+        }
+    }
+
+    /// Applies `pending` once the commit has taken effect. A failure is not reported to the caller:
+    /// the next reader of the session finds `pending` and applies it.
+    async fn apply_after_commit(&mut self, loaded: &LoadedSession, mut pending: Document) {
+        let has_pending = !pending.is_empty();
         // Usage is normally recorded in the background, off the critical path of a reply. With
         // quotas it is recorded first: a client that has seen the end of its turn must find it
         // counted.
         let deferred_usage =
             pending.get_document("usage").ok().filter(|_| !self.applies_usage_first).cloned();
-        let has_pending = !pending.is_empty();
         if deferred_usage.is_some() {
             pending.remove("usage");
         }
         match timeout(APPLY_TIMEOUT, apply_pending(&self.collections, &pending, None)).await {
-            Ok(Ok(())) => self.spawn_cleanup(&loaded, has_pending, deferred_usage),
+            Ok(Ok(())) => self.spawn_cleanup(loaded, has_pending, deferred_usage),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "applying pending writes failed; the next reader will retry")
             }
@@ -85,7 +94,6 @@ impl MongoTransaction {
                 tracing::warn!("applying pending writes timed out; the next reader will retry")
             }
         }
-        Ok(())
     }
 
     /// Writes the session's document and retries until the outcome is known. A repeated write has
@@ -182,10 +190,9 @@ impl MongoTransaction {
         if !has_pending && dequeued.is_empty() && request.is_none() {
             return;
         }
-        // Not tracked and without retries: if it is lost, `pending` is applied again, an
-        // unconfirmed record is checked against the session, and a leftover queue entry is never
-        // read.
-        tokio::spawn(timeout(CLEANUP_TIMEOUT, async move {
+        // Without retries: if it is lost, `pending` is applied again, an unconfirmed record is
+        // checked against the session, and a leftover queue entry is never read.
+        self.cleanup_tasks.spawn(timeout(CLEANUP_TIMEOUT, async move {
             if let Some(request) = request {
                 let confirm = doc! { "$set": { "isConfirmed": true } };
                 let _ = collections.idempotency_keys.update_one(request, confirm).await;

@@ -1,5 +1,6 @@
 //! Connects to the database, and checks the connection string and the server at startup.
 
+use super::errors::startup_error;
 use super::schema;
 use super::{Collections, MongoStore};
 use crate::error::{Error, ErrorKind, Result};
@@ -73,6 +74,7 @@ impl MongoStore {
             suspected_orphans: Default::default(),
             session_locks: Default::default(),
             causal_timestamp: Default::default(),
+            cleanup_tasks: Default::default(),
         })
     }
 }
@@ -142,10 +144,6 @@ fn redact_password(message: &str, url: &str) -> String {
         Some((_, password)) if !password.is_empty() => message.replace(password, "***"),
         _ => message.to_owned(),
     }
-}
-
-pub(super) fn startup_error(sentence: String) -> Error {
-    Error::new(ErrorKind::StoreUnavailable, sentence)
 }
 
 #[cfg(test)]

@@ -4,11 +4,10 @@
 //! are only read as a whole (`meta`, `settings`, `parts`, `usage`, …), are stored as JSON text: no
 //! query looks into them, and text comes back byte for byte.
 
-use crate::domain::content::MessageBody;
 use crate::domain::key::KeyId;
-use crate::domain::message::{FinishReason, MessageParts};
+use crate::domain::message::FinishReason;
 use crate::domain::quota::UsagePayer;
-use crate::domain::session::{JsonObject, SessionStatus};
+use crate::domain::session::SessionStatus;
 use crate::domain::title::TitleSource;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::{
@@ -16,10 +15,14 @@ use crate::domain::{
     TurnId, UserId,
 };
 use crate::error::{Error, Result};
+use crate::store::rules::needs_parts;
+use crate::store::stored_values::{
+    decode_json, decode_name, decode_object, decode_optional_json, decode_parts, encode_json,
+    encode_parts, to_i64,
+};
 use crate::store::transaction::{MessageInsert, MessageLocation, SessionRow};
-use crate::store::{HistoryMessage, LeaseHolder, NewMessage, ReplyFields, UserMessage};
+use crate::store::{HistoryMessage, LeaseHolder, NewMessage, UserMessage};
 use mongodb::bson::{DateTime, Document, serialize_to_document};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// A projection on the id.
@@ -200,16 +203,15 @@ impl SessionDoc {
             owner: UserId::new_unchecked(self.user_id),
             project_id: self.project_id.map(ProjectId::new_unchecked),
             title: self.title,
-            title_source: TitleSource::from_name(&self.title_source)
-                .ok_or_else(|| unreadable_value(&self.title_source))?,
+            title_source: decode_name(TitleSource::from_name, &self.title_source)?,
             participants: self.participants.into_iter().map(UserId::new_unchecked).collect(),
             status: SessionStatus::new_unchecked(self.status),
             archived: self.archived,
             pinned: self.pinned,
-            meta: parse_object(self.meta)?,
-            user_meta: parse_object(self.user_meta)?,
-            theme: parse_object(self.theme)?,
-            settings: parse_json(&self.settings)?,
+            meta: decode_object(self.meta)?,
+            user_meta: decode_object(self.user_meta)?,
+            theme: decode_object(self.theme)?,
+            settings: decode_json(&self.settings)?,
             version: to_u32(self.version),
             messages_count: to_u32(self.messages),
             head_id: self.head.map(|head| MessageId::new_unchecked(head.id)),
@@ -224,7 +226,6 @@ impl SessionDoc {
         };
         let marks = self.read_marks.into_iter();
         Ok(SessionRow {
-            key: 0,
             session,
             node_count: to_u32(self.nodes),
             head: at,
@@ -298,13 +299,13 @@ impl MessageDoc {
             sender_id: message.sender_id.to_string(),
             kind: body.kind.as_str().to_owned(),
             content: body.content.clone(),
-            parts: (!body.parts.is_empty()).then(|| body.parts.as_json().to_owned()),
+            parts: encode_parts(&body.parts).map(str::to_owned),
             status: reply.status.as_str().to_owned(),
             model: reply.model.clone(),
             finish_reason: reply.finish_reason.map(|reason| reason.as_str().to_owned()),
             client_message_id: message.client_message_id.as_ref().map(ToString::to_string),
-            error: reply.error.as_ref().map(to_json).transpose()?,
-            usage: reply.usage.as_ref().map(to_json).transpose()?,
+            error: reply.error.as_ref().map(encode_json).transpose()?,
+            usage: reply.usage.as_ref().map(encode_json).transpose()?,
             tokens: message.tokens.into(),
             path_tokens: to_i64(path_tokens),
             created_at: to_bson_date(message.created_at),
@@ -321,18 +322,21 @@ impl MessageDoc {
             seq,
             parent_id: self.parent.map(|parent| MessageId::new_unchecked(parent.id)),
             sibling_ids: Vec::new(),
-            role: parse_word(Role::from_name, &self.role)?,
-            kind: parse_word(MessageType::from_name, &self.kind)?,
+            role: decode_name(Role::from_name, &self.role)?,
+            kind: decode_name(MessageType::from_name, &self.kind)?,
             content: self.content,
-            parts: parse_parts(self.parts)?,
-            status: parse_word(Status::from_name, &self.status)?,
+            parts: decode_parts(self.parts)?,
+            status: decode_name(Status::from_name, &self.status)?,
             seen: row.is_seen(seq, &sender_id),
             sender_id,
             model: self.model,
-            finish_reason: self.finish_reason.as_deref().and_then(FinishReason::from_name),
+            finish_reason: self
+                .finish_reason
+                .map(|name| decode_name(FinishReason::from_name, &name))
+                .transpose()?,
             client_message_id: self.client_message_id.map(MessageId::new_unchecked),
-            error: self.error.as_deref().map(parse_json).transpose()?,
-            usage: self.usage.as_deref().map(parse_json).transpose()?,
+            error: decode_optional_json(self.error.as_deref())?,
+            usage: decode_optional_json(self.usage.as_deref())?,
             created_at: to_timestamp(self.created_at),
         })
     }
@@ -340,43 +344,23 @@ impl MessageDoc {
     /// Converts back to the value that was stored.
     pub(super) fn into_new_message(self, row: &SessionRow) -> Result<NewMessage> {
         let tokens = to_u32(self.tokens);
-        let message = self.into_message(row)?;
-        Ok(NewMessage {
-            id: message.id,
-            client_message_id: message.client_message_id,
-            role: message.role,
-            sender_id: message.sender_id,
-            body: MessageBody {
-                content: message.content,
-                parts: message.parts,
-                kind: message.kind,
-            },
-            tokens,
-            created_at: message.created_at,
-            reply: ReplyFields {
-                status: message.status,
-                model: message.model,
-                finish_reason: message.finish_reason,
-                error: message.error,
-                usage: message.usage,
-            },
-        })
+        Ok(NewMessage::from_stored(self.into_message(row)?, tokens))
     }
 
     pub(super) fn into_user_message(self) -> Result<UserMessage> {
         Ok(UserMessage {
-            parts: parse_parts(self.parts)?,
+            parts: decode_parts(self.parts)?,
             id: MessageId::new_unchecked(self.id),
             parent_id: self.parent.map(|parent| MessageId::new_unchecked(parent.id)),
-            role: parse_word(Role::from_name, &self.role)?,
+            role: decode_name(Role::from_name, &self.role)?,
             content: self.content,
             tokens: to_u32(self.tokens),
         })
     }
 
-    /// Bytes of text and parts, for the size limit of a page.
+    /// Bytes of text and parts, for the size limit of a page. An empty list of parts is two.
     pub(super) fn byte_size(&self) -> usize {
-        self.content.len() + self.parts.as_ref().map_or(0, String::len)
+        self.content.len() + self.parts.as_ref().map_or("[]".len(), String::len)
     }
 }
 
@@ -390,22 +374,22 @@ impl HistoryMessageDoc {
         to_u32(self.tokens)
     }
 
-    /// Drops the parts if they are larger than `max_bytes` or of no use for a prompt, which needs
-    /// those of user messages and tool results, and of replies only function calls. Returns the
-    /// bytes kept.
-    pub(super) fn retain_parts(&mut self, max_bytes: usize) -> usize {
-        let is_calling = self.finish_reason.as_deref() == Some(FinishReason::ToolCalls.as_str());
-        let is_of_use = is_calling || matches!(self.role.as_str(), "user" | "tool");
-        self.parts = self.parts.take().filter(|parts| is_of_use && parts.len() <= max_bytes);
-        self.parts.as_ref().map_or(0, String::len)
+    /// Bytes of the parts that a prompt needs; 0 without any.
+    pub(super) fn needed_part_bytes(&self) -> Result<usize> {
+        let Some(parts) = &self.parts else { return Ok(0) };
+        let role = decode_name(Role::from_name, &self.role)?;
+        let finish_reason = self.finish_reason.as_deref();
+        let finish_reason =
+            finish_reason.map(|name| decode_name(FinishReason::from_name, name)).transpose()?;
+        Ok(if needs_parts(role, finish_reason) { parts.len() } else { 0 })
     }
 
-    pub(super) fn into_history_message(self) -> Result<HistoryMessage> {
+    pub(super) fn into_history_message(self, with_parts: bool) -> Result<HistoryMessage> {
         Ok(HistoryMessage {
-            parts: parse_parts(self.parts)?,
+            parts: decode_parts(self.parts.filter(|_| with_parts))?,
             tokens: to_u32(self.tokens),
             id: MessageId::new_unchecked(self.id),
-            role: parse_word(Role::from_name, &self.role)?,
+            role: decode_name(Role::from_name, &self.role)?,
             sender_id: UserId::new_unchecked(self.sender_id),
             content: self.content,
             path_tokens: self.path_tokens.unsigned_abs(),
@@ -428,38 +412,6 @@ pub(super) fn to_u32(stored: i64) -> u32 {
     u32::try_from(stored).unwrap_or_default()
 }
 
-pub(super) fn to_i64(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
 pub(super) fn to_document(value: &impl Serialize) -> Result<Document> {
     serialize_to_document(value).map_err(Error::internal)
-}
-
-pub(super) fn to_json(value: &impl Serialize) -> Result<String> {
-    serde_json::to_string(value).map_err(Error::internal)
-}
-
-fn parse_json<T: DeserializeOwned>(text: &str) -> Result<T> {
-    serde_json::from_str(text).map_err(Error::store_unavailable)
-}
-
-/// An empty list of parts is stored as an absent field.
-fn parse_parts(stored: Option<String>) -> Result<MessageParts> {
-    match stored {
-        None => Ok(MessageParts::default()),
-        Some(text) => MessageParts::from_stored(text).ok_or_else(|| unreadable_value("parts")),
-    }
-}
-
-fn parse_object(text: String) -> Result<JsonObject> {
-    JsonObject::from_stored(text).ok_or_else(|| unreadable_value("an object"))
-}
-
-fn parse_word<T>(read: impl Fn(&str) -> Option<T>, text: &str) -> Result<T> {
-    read(text).ok_or_else(|| unreadable_value(text))
-}
-
-pub(super) fn unreadable_value(what: &str) -> Error {
-    Error::store_unavailable(format!("stored value cannot be read: {what}"))
 }

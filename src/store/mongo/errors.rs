@@ -1,8 +1,23 @@
-//! Classification of MongoDB errors.
+//! Classification of MongoDB errors, and the errors of this store that several files report.
 
+use crate::error::{Error as StoreError, ErrorKind as StoreErrorKind};
 use mongodb::error::{
     Error, ErrorKind, RETRYABLE_WRITE_ERROR, TRANSIENT_TRANSACTION_ERROR, WriteFailure,
 };
+use std::time::Duration;
+
+/// An error that stops the start: a sentence for an operator that says what to change.
+pub(super) fn startup_error(sentence: String) -> StoreError {
+    StoreError::new(StoreErrorKind::StoreUnavailable, sentence)
+}
+
+/// The answer to an operation that took too long. It may still have taken effect.
+pub(super) fn timed_out() -> StoreError {
+    StoreError::store_unavailable("MongoDB timed out")
+}
+
+/// Delay before a request is repeated after a transient error.
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(4);
 
 /// Whether a retry can succeed. The failed operation may still have taken effect.
 pub(super) fn is_transient(error: &Error) -> bool {

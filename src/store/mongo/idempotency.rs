@@ -11,7 +11,7 @@ use super::transaction::MongoTransaction;
 use crate::domain::{MessageId, Principal, SessionId, Timestamp, TurnId};
 use crate::error::Result;
 use crate::store::IdempotencyKey;
-use crate::store::transaction::PriorRequest;
+use crate::store::transaction::{PriorRequest, RequestTransaction};
 use mongodb::bson::{DateTime, Document, doc};
 use serde::Deserialize;
 use std::time::Duration;
@@ -38,8 +38,8 @@ fn request_key(principal: &Principal, key: &IdempotencyKey) -> Document {
     doc! { "user": principal.user.as_str(), "route": key.route, "key": &key.key }
 }
 
-impl MongoTransaction {
-    pub(super) async fn load_request(
+impl RequestTransaction for MongoTransaction {
+    async fn find_request(
         &mut self,
         principal: &Principal,
         key: &IdempotencyKey,
@@ -79,35 +79,15 @@ impl MongoTransaction {
         }))
     }
 
-    /// Whether the message or turn of the request exists.
-    async fn has_taken_effect(&mut self, request: &IdempotencyDoc) -> Result<bool> {
-        let sessions = self.collections.sessions.clone();
-        let filter = doc! { "_id": &request.session_id };
-        let session: Option<SessionDoc> = self.find_one(&sessions, filter, None).await?;
-        let Some(session) = session else { return Ok(false) };
-        let running = session.active_turn.as_ref().map(|claim| &claim.turn_id);
-        let turn = request.turn_id.as_ref();
-        if turn.is_some()
-            && (running == turn || turn.is_some_and(|turn| session.queue.contains(turn)))
-        {
-            return Ok(true);
-        }
-        let session = SessionId::new_unchecked(request.session_id.as_str());
-        let message = MessageId::new_unchecked(request.message_id.as_str());
-        self.load_session(&session).await?;
-        Ok(!self.find_messages_by_name(&session, &message, NameLookup::IdOnly).await?.is_empty())
-    }
-
-    /// Writes the record of a request.
-    ///
     /// Two concurrent requests with the same key meet here: the second one finds the record and
     /// fails with a duplicate key or a conflict. Its retry then reads the first one's record.
-    pub(super) async fn write_request(
+    async fn record_request(
         &mut self,
         principal: &Principal,
         key: &IdempotencyKey,
         known: &PriorRequest,
         now: Timestamp,
+        _since: Timestamp,
     ) -> Result<()> {
         let keys = self.collections.idempotency_keys.clone();
         let mut request = doc! {
@@ -134,6 +114,27 @@ impl MongoTransaction {
         request.insert("_id", request_key(principal, key));
         let inserted = keys.insert_one(request).session(&mut self.client_session).await;
         self.check_result(inserted).map(|_| ())
+    }
+}
+
+impl MongoTransaction {
+    /// Whether the message or turn of the request exists.
+    async fn has_taken_effect(&mut self, request: &IdempotencyDoc) -> Result<bool> {
+        let sessions = self.collections.sessions.clone();
+        let filter = doc! { "_id": &request.session_id };
+        let session: Option<SessionDoc> = self.find_one(&sessions, filter, None).await?;
+        let Some(session) = session else { return Ok(false) };
+        let running = session.active_turn.as_ref().map(|claim| &claim.turn_id);
+        let turn = request.turn_id.as_ref();
+        if turn.is_some()
+            && (running == turn || turn.is_some_and(|turn| session.queue.contains(turn)))
+        {
+            return Ok(true);
+        }
+        let session = SessionId::new_unchecked(request.session_id.as_str());
+        let message = MessageId::new_unchecked(request.message_id.as_str());
+        self.load_session(&session).await?;
+        Ok(!self.find_messages_by_name(&session, &message, NameLookup::IdOnly).await?.is_empty())
     }
 
     /// Deletes the unconfirmed records of all attempts, after the rules have rejected the request.

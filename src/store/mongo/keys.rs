@@ -1,12 +1,14 @@
 //! API keys and tickets in MongoDB.
 
 use super::MongoStore;
-use super::documents::{to_bson_date, to_document, to_timestamp, unreadable_value};
+use super::documents::{to_bson_date, to_document, to_timestamp};
 use super::errors::is_duplicate_key;
 use super::turn_log::with_timeout;
 use crate::domain::key::{ApiKey, AuthScope, KeyId};
 use crate::domain::{Timestamp, UserId};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
+use crate::store::keys::key_exists;
+use crate::store::stored_values::{decode_name, unreadable_value};
 use crate::store::{KeyStore, StoredKey, StoredTicket};
 use async_trait::async_trait;
 use futures::TryStreamExt;
@@ -44,9 +46,7 @@ impl KeyStore for MongoStore {
         with_timeout(async {
             match self.collections.keys.insert_one(key).await {
                 Ok(_) => Ok(()),
-                Err(error) if is_duplicate_key(&error) => {
-                    Err(Error::new(ErrorKind::IdConflict, "a key with this id already exists"))
-                }
+                Err(error) if is_duplicate_key(&error) => Err(key_exists()),
                 Err(error) => Err(error.into()),
             }
         })
@@ -122,8 +122,7 @@ impl ApiKeyDoc {
     fn into_stored_key(self) -> Result<StoredKey> {
         let digest =
             self.digest.bytes.try_into().map_err(|_| unreadable_value("a key's digest"))?;
-        let scope =
-            AuthScope::from_name(&self.scope).ok_or_else(|| unreadable_value(&self.scope))?;
+        let scope = decode_name(AuthScope::from_name, &self.scope)?;
         let key = ApiKey {
             id: KeyId::new_unchecked(self.id),
             name: self.name,

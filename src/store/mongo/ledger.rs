@@ -1,52 +1,20 @@
 //! The usage ledger in MongoDB: one document per turn or background call, and totals per quota key
 //! and day.
-//!
-//! The usage of a turn is part of the commit that ends it (`pending`) and is recorded after it, by
-//! any instance and possibly more than once. It is still counted once: each total keeps the ids of
-//! the last turns that it includes, and the turn's own document, written last, marks all totals as
-//! done.
+//! `ledger_entries.rs` records the entries.
 
-use super::documents::{to_bson_date, to_document, to_timestamp, unreadable_value};
-use super::errors::is_duplicate_key;
+use super::MongoStore;
+use super::documents::to_bson_date;
+use super::ledger_entries::{LedgerEntryDoc, apply_usage, to_entry_document};
 use super::transaction::MongoTransaction;
 use super::turn_log::with_timeout;
-use super::{Collections, MongoStore};
-use crate::domain::key::KeyId;
-use crate::domain::quota::UsagePayer;
-use crate::domain::{CallKind, ProjectId, SessionId, Status, TurnId, Usage, UserId};
+use crate::domain::{CallKind, TurnId, UserId};
 use crate::error::Result;
-use crate::store::ledger::to_i64;
+use crate::store::transaction::UsageTransaction;
 use crate::store::{GroupBy, LedgerEntry, LedgerStore, UsageGroup, UsageQuery, UsageTotal};
 use async_trait::async_trait;
 use futures::TryStreamExt;
-use mongodb::bson::{Bson, DateTime, Document, deserialize_from_document, doc};
-use serde::{Deserialize, Serialize};
-
-/// A total keeps the ids of its last 64 turns: more turns than can end, for one quota key, between
-/// two attempts to record the same turn.
-const COUNTED_TURNS_SLICE: i32 = -64;
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct LedgerEntryDoc {
-    #[serde(rename = "_id")]
-    turn_id: String,
-    kind: String,
-    session_id: String,
-    owner: String,
-    project_id: Option<String>,
-    user_id: String,
-    key_id: Option<String>,
-    model: Option<String>,
-    status: String,
-    prompt_tokens: i64,
-    cached_tokens: i64,
-    completion_tokens: i64,
-    reasoning_tokens: i64,
-    estimated: bool,
-    cost: Option<i64>,
-    at: DateTime,
-}
+use mongodb::bson::{Bson, Document, doc};
+use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
 struct UsageTotalDoc {
@@ -122,78 +90,21 @@ impl LedgerStore for MongoStore {
     }
 }
 
-impl MongoTransaction {
-    /// Adds the usage of a turn to the commit. With `at_once` it is recorded before the operation
-    /// returns, otherwise in the background.
-    pub(super) fn stage_usage(&mut self, entry: &LedgerEntry, at_once: bool) -> Result<()> {
+impl UsageTransaction for MongoTransaction {
+    /// The usage is part of the commit. With `at_once` it is recorded before the operation returns,
+    /// otherwise in the background.
+    async fn record_usage(&mut self, entry: &LedgerEntry, at_once: bool) -> Result<()> {
         self.ledger_entry = Some(to_entry_document(entry)?);
         self.applies_usage_first = at_once;
         Ok(())
     }
 
-    pub(super) async fn load_usage_total(
-        &mut self,
-        quota_key: &str,
-        since_day: i64,
-    ) -> Result<UsageTotal> {
+    async fn usage_total(&mut self, quota_key: &str, since_day: i64) -> Result<UsageTotal> {
         let collection = self.collections.spent.clone();
         let sums: Vec<UsageTotalDoc> =
             self.run_pipeline(&collection, total_pipeline(quota_key, since_day)).await?;
         Ok(to_usage_total(&sums))
     }
-}
-
-/// Records the usage of a turn or background call; does nothing if it is recorded already.
-pub(super) async fn apply_usage(
-    collections: &Collections,
-    entry: &Document,
-) -> mongodb::error::Result<()> {
-    let Some(turn) = entry.get("_id").cloned() else { return Ok(()) };
-    // The turn's own document is written last, so all totals have this turn.
-    if collections.usage.find_one(doc! { "_id": &turn }).await?.is_some() {
-        return Ok(());
-    }
-    // Entries are written by `to_entry_document` only. An unreadable one would block the session's
-    // `pending` for ever, so it is skipped.
-    let Ok(Ok(usage)) = deserialize_from_document::<LedgerEntryDoc>(entry.clone())
-        .map(LedgerEntryDoc::into_ledger_entry)
-    else {
-        return Ok(());
-    };
-    for quota_key in usage.quota_keys() {
-        let day = usage.ended_at.day_number();
-        let id = format!("{day}|{quota_key}");
-        // Finds the total only if it does not include this turn yet.
-        let without_turn = doc! { "_id": &id, "turns": { "$ne": &turn } };
-        let add = doc! {
-            "$setOnInsert": { "purse": &quota_key, "day": day },
-            "$inc": { "tokens": usage.total_tokens(), "cost": usage.cost.unwrap_or_default() },
-            "$push": { "turns": { "$each": [&turn], "$slice": COUNTED_TURNS_SLICE } },
-        };
-        match collections.spent.update_one(without_turn, add).upsert(true).await {
-            // The upsert tried to insert a total that exists: it includes this turn already, or
-            // another writer has just inserted it. A plain update settles both.
-            Err(error) if is_duplicate_key(&error) => {
-                let without_turn = doc! { "_id": &id, "turns": { "$ne": &turn } };
-                let add = doc! {
-                    "$inc": { "tokens": usage.total_tokens(), "cost": usage.cost.unwrap_or_default() },
-                    "$push": { "turns": { "$each": [&turn], "$slice": COUNTED_TURNS_SLICE } },
-                };
-                collections.spent.update_one(without_turn, add).await?;
-            }
-            updated => drop(updated?),
-        }
-    }
-    match collections.usage.insert_one(entry).await {
-        Err(error) if is_duplicate_key(&error) => {}
-        inserted => drop(inserted?),
-    }
-    // The user's data was deleted while this turn was running or waiting to be recorded.
-    let forgotten = doc! { "_id": usage.payer.user.as_str(), "nowOn": { "$gt": &turn } };
-    if collections.forgotten.find_one(forgotten).await?.is_some() {
-        collections.usage.delete_one(doc! { "_id": &turn }).await?;
-    }
-    Ok(())
 }
 
 fn total_pipeline(quota_key: &str, since_day: i64) -> Vec<Document> {
@@ -267,58 +178,5 @@ impl UsageGroupDoc {
             reasoning_tokens: self.reasoning.unsigned_abs(),
             cost: (self.priced > 0).then_some(self.cost),
         }
-    }
-}
-
-fn to_entry_document(entry: &LedgerEntry) -> Result<Document> {
-    let usage = &entry.usage;
-    to_document(&LedgerEntryDoc {
-        turn_id: entry.turn_id.to_string(),
-        kind: entry.kind.as_str().to_owned(),
-        session_id: entry.session_id.to_string(),
-        owner: entry.owner.to_string(),
-        project_id: entry.project_id.as_ref().map(ToString::to_string),
-        user_id: entry.payer.user.to_string(),
-        key_id: entry.payer.key.as_ref().map(ToString::to_string),
-        model: entry.model.clone(),
-        status: entry.status.as_str().to_owned(),
-        prompt_tokens: to_i64(usage.prompt_tokens),
-        cached_tokens: to_i64(usage.cached_tokens),
-        completion_tokens: to_i64(usage.completion_tokens),
-        reasoning_tokens: to_i64(usage.reasoning_tokens),
-        estimated: usage.estimated,
-        cost: entry.cost,
-        at: to_bson_date(entry.ended_at),
-    })
-}
-
-impl LedgerEntryDoc {
-    fn into_ledger_entry(self) -> Result<LedgerEntry> {
-        let status =
-            Status::from_name(&self.status).ok_or_else(|| unreadable_value(&self.status))?;
-        let kind = CallKind::from_name(&self.kind).ok_or_else(|| unreadable_value(&self.kind))?;
-        Ok(LedgerEntry {
-            turn_id: TurnId::new_unchecked(self.turn_id),
-            kind,
-            session_id: SessionId::new_unchecked(self.session_id),
-            owner: UserId::new_unchecked(self.owner),
-            project_id: self.project_id.map(ProjectId::new_unchecked),
-            payer: UsagePayer {
-                user: UserId::new_unchecked(self.user_id),
-                key: self.key_id.map(KeyId::new_unchecked),
-            },
-            model: self.model,
-            status,
-            usage: Usage {
-                prompt_tokens: self.prompt_tokens.unsigned_abs(),
-                cached_tokens: self.cached_tokens.unsigned_abs(),
-                completion_tokens: self.completion_tokens.unsigned_abs(),
-                reasoning_tokens: self.reasoning_tokens.unsigned_abs(),
-                estimated: self.estimated,
-                ..Usage::default()
-            },
-            cost: self.cost,
-            ended_at: to_timestamp(self.at),
-        })
     }
 }

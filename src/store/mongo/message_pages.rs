@@ -6,14 +6,12 @@ use crate::domain::MessageId;
 use crate::domain::node::format_chat_id;
 use crate::domain::page::MessageSlice;
 use crate::error::{Error, Result};
+use crate::store::rules::{MessagePageBuilder, anchor_off_path};
 use crate::store::transaction::{MessageLocation, SessionRow};
 use crate::store::{MessagePage, MessageQuery};
 use futures::StreamExt;
 use mongodb::bson::doc;
 use serde::Deserialize;
-
-/// A page ends early once it holds this many bytes, because attachments may be large.
-const MAX_PAGE_BYTES: usize = 8 << 20;
 
 #[derive(Debug, Deserialize)]
 struct NodeWithMessagesDoc {
@@ -29,42 +27,31 @@ struct NodeLinkDoc {
     prev: MessageLocationDoc,
 }
 
-/// Collects messages until one more than the limit was offered, which shows that there are more.
-struct MessagePageBuilder {
-    limit: usize,
-    bytes: usize,
-    /// Messages with the number of their node.
-    messages: Vec<(u32, MessageDoc)>,
-    has_more: bool,
+/// Builds the page from messages that are in reading order, oldest first, each with the number of
+/// its node.
+async fn build_page(
+    page: MessagePageBuilder<(u32, MessageDoc)>,
+    tx: &mut MongoTransaction,
+    row: &SessionRow,
+) -> Result<MessagePage> {
+    let (found, has_more) = page.finish();
+    let siblings = tx.find_siblings(&row.session.id, &found).await?;
+    let messages = found.into_iter().zip(siblings).map(|((_, stored), siblings)| {
+        let mut message = stored.into_message(row)?;
+        message.sibling_ids = siblings;
+        Ok(message)
+    });
+    let messages = messages.collect::<Result<_>>()?;
+    Ok(MessagePage { messages, has_more })
 }
 
-impl MessagePageBuilder {
-    fn new(query: &MessageQuery) -> Self {
-        Self { limit: query.limit as usize, bytes: 0, messages: Vec::new(), has_more: false }
-    }
-
-    /// Returns `false` once the page is full.
-    fn push(&mut self, node: u32, message: MessageDoc) -> bool {
-        if self.messages.len() == self.limit || self.bytes > MAX_PAGE_BYTES {
-            self.has_more = true;
-            return false;
-        }
-        self.bytes += message.byte_size();
-        self.messages.push((node, message));
-        true
-    }
-
-    /// Builds the page from messages that are in reading order, oldest first.
-    async fn build(self, tx: &mut MongoTransaction, row: &SessionRow) -> Result<MessagePage> {
-        let siblings = tx.find_siblings(&row.session.id, &self.messages).await?;
-        let messages = self.messages.into_iter().zip(siblings).map(|((_, stored), siblings)| {
-            let mut message = stored.into_message(row)?;
-            message.sibling_ids = siblings;
-            Ok(message)
-        });
-        let messages = messages.collect::<Result<_>>()?;
-        Ok(MessagePage { messages, has_more: self.has_more })
-    }
+fn push_message(
+    page: &mut MessagePageBuilder<(u32, MessageDoc)>,
+    node: u32,
+    message: MessageDoc,
+) -> bool {
+    let bytes = message.byte_size();
+    page.push((node, message), bytes)
 }
 
 /// Reads a page of the active path.
@@ -92,14 +79,13 @@ pub(super) async fn read_path_page(
         for message in
             node.messages.into_iter().rev().filter(|message| to_u32(message.seq) <= at.seq)
         {
-            if !page.push(at.node, message) {
+            if !push_message(&mut page, at.node, message) {
                 break 'path;
             }
         }
         next = node.prev.location();
     }
-    page.messages.reverse();
-    page.build(tx, row).await
+    build_page(page.reversed(), tx, row).await
 }
 
 /// Reads the page of the active path that follows a message.
@@ -110,22 +96,19 @@ async fn read_path_page_after(
     anchor: MessageLocation,
 ) -> Result<MessagePage> {
     let Some(chain) = find_path_nodes(tx, row, anchor).await? else {
-        return Err(Error::invalid_field(
-            "after",
-            "must be a message of the active path, or be used with view=all",
-        ));
+        return Err(anchor_off_path());
     };
     let mut page = MessagePageBuilder::new(query);
     'path: for last in chain.into_iter().rev() {
         let node = read_node(tx, row, last.node).await?;
         let on_path = |seq: u32| seq > anchor.seq && seq <= last.seq;
         for message in node.messages.into_iter().filter(|message| on_path(to_u32(message.seq))) {
-            if !page.push(last.node, message) {
+            if !push_message(&mut page, last.node, message) {
                 break 'path;
             }
         }
     }
-    page.build(tx, row).await
+    build_page(page, tx, row).await
 }
 
 /// Finds the nodes of the active path from the head back to the anchor's, each with its last
@@ -201,14 +184,12 @@ pub(super) async fn read_all_page(
     }
     let mut page = MessagePageBuilder::new(query);
     for (node, message) in found {
-        if !page.push(node, message) {
+        if !push_message(&mut page, node, message) {
             break;
         }
     }
-    if is_newest_first {
-        page.messages.reverse();
-    }
-    page.build(tx, row).await
+    let page = if is_newest_first { page.reversed() } else { page };
+    build_page(page, tx, row).await
 }
 
 /// Reads the messages of all branches in a range of seqs, in order, with the numbers of their

@@ -3,15 +3,18 @@
 use super::MongoStore;
 use super::documents::{HistoryMessageDoc, MessageLocationDoc, to_u32};
 use super::message_pages;
+use super::paths::NameLookup;
 use super::transaction::{MongoTransaction, TransactionMode, transact};
 use crate::domain::node::format_chat_id;
 use crate::domain::page::MessageView;
 use crate::domain::principal::AccessLevel;
 use crate::domain::{Message, MessageId, Principal, Session, SessionId};
 use crate::error::{Error, Result};
-use crate::store::transaction::StoreTransaction;
+use crate::store::rules::{self, HistoryBudget, HistoryDecision};
+use crate::store::transaction::{LocatedMessage, MessageLocation, MessageTransaction, SessionRow};
 use crate::store::{
-    HistoryLimits, HistoryMessage, MessagePage, MessageQuery, MessageStore, PostMessage, rules,
+    HistoryLimits, HistoryMessage, MessagePage, MessageQuery, MessageStore, PostMessage,
+    UserMessage,
 };
 use async_trait::async_trait;
 use mongodb::bson::{Bson, Document, doc};
@@ -67,6 +70,53 @@ impl MessageStore for MongoStore {
     }
 }
 
+impl MessageTransaction for MongoTransaction {
+    async fn find_message(
+        &mut self,
+        row: &SessionRow,
+        id: &MessageId,
+    ) -> Result<Option<LocatedMessage>> {
+        self.locate_message(&row.session.id, id).await
+    }
+
+    async fn find_message_by_id(
+        &mut self,
+        row: &SessionRow,
+        id: &MessageId,
+    ) -> Result<Option<LocatedMessage>> {
+        Ok(self.find_messages_by_name(&row.session.id, id, NameLookup::IdOnly).await?.pop())
+    }
+
+    async fn find_newest_message(
+        &mut self,
+        row: &SessionRow,
+        id: &MessageId,
+    ) -> Result<Option<LocatedMessage>> {
+        Ok(self.find_messages_by_name(&row.session.id, id, NameLookup::IdOrClientId).await?.pop())
+    }
+
+    async fn read_message(&mut self, row: &SessionRow, at: MessageLocation) -> Result<Message> {
+        self.load_message(row, at).await
+    }
+
+    async fn read_user_message(
+        &mut self,
+        row: &SessionRow,
+        at: MessageLocation,
+    ) -> Result<UserMessage> {
+        self.load_message_doc(&row.session.id, at).await?.into_user_message()
+    }
+
+    async fn list_children(
+        &mut self,
+        row: &SessionRow,
+        under: MessageLocation,
+    ) -> Result<Vec<MessageLocation>> {
+        let found = self.find_children(&row.session.id, Some(under)).await?;
+        Ok(found.into_iter().map(|child| child.location).collect())
+    }
+}
+
 /// Messages read of a node at first. Most prompts need no more of the last node.
 const FIRST_READ_MESSAGES: i64 = 96;
 
@@ -111,57 +161,22 @@ async fn read_history(
     last: &MessageId,
     limits: HistoryLimits,
 ) -> Result<Vec<HistoryMessage>> {
-    // The usual case is one query: the message is found by its id, and with it the end of its node.
-    let by_id = doc! { "sessionId": session.as_str(), "messages.id": last.as_str() };
-    let mut node = match read_node_tail(tx, by_id, Some(FIRST_READ_MESSAGES), limits).await? {
-        Some(node) => node,
-        None => {
-            // The id is a client id, or the message is committed but its `pending` is not applied
-            // yet; loading the session applies it.
-            tx.load_session(session).await?.ok_or_else(Error::session_not_found)?;
-            let place = tx.locate_message(session, last).await?;
-            let at = place.ok_or_else(Error::message_not_found)?.location;
-            let whole_node = doc! { "_id": format_chat_id(session, at.node) };
-            read_node_tail(tx, whole_node, None, limits)
-                .await?
-                .ok_or_else(Error::message_not_found)?
-        }
-    };
-    let is_last = |message: &HistoryMessageDoc| message.has_id(last);
-    let mut up_to_seq = match node.messages.iter().find(|message| is_last(message)) {
-        Some(message) => to_u32(message.seq),
-        // The message is further up in its node than what was read. Read the whole node.
-        None => {
-            let whole_node = doc! { "_id": format_chat_id(session, to_u32(node.number)) };
-            node = read_node_tail(tx, whole_node, None, limits)
-                .await?
-                .ok_or_else(Error::message_not_found)?;
-            let found = node.messages.iter().find(|message| is_last(message));
-            to_u32(found.ok_or_else(Error::message_not_found)?.seq)
-        }
-    };
+    let (mut node, mut up_to_seq) = read_last_node(tx, session, last, limits).await?;
+    let mut budget = HistoryBudget::new(limits);
     let mut found = Vec::new();
-    let mut tokens_left = limits.max_tokens;
-    let mut part_bytes_left = limits.max_part_bytes;
     loop {
         let is_whole = node.messages.len() as i64 >= node.count;
         let first = node.messages.first().map_or(0, |message| to_u32(message.seq));
-        for mut message in node.messages.into_iter().rev() {
-            if to_u32(message.seq) > up_to_seq {
-                continue;
+        let on_path = node.messages.into_iter().rev();
+        for message in on_path.filter(|message| to_u32(message.seq) <= up_to_seq) {
+            let part_bytes = message.needed_part_bytes()?;
+            match budget.admit(&message.content, part_bytes, message.tokens()) {
+                HistoryDecision::Skip => {}
+                HistoryDecision::End => return Ok(found),
+                HistoryDecision::Include { with_parts } => {
+                    found.push(message.into_history_message(with_parts)?);
+                }
             }
-            let parts = message.retain_parts(part_bytes_left);
-            // A message without text whose parts do not fit would be empty in the prompt.
-            if message.content.is_empty() && parts == 0 {
-                continue;
-            }
-            let size = message.tokens().saturating_add(limits.token_overhead);
-            if found.len() == limits.max_messages as usize || size > tokens_left {
-                return Ok(found);
-            }
-            tokens_left -= size;
-            part_bytes_left -= parts;
-            found.push(message.into_history_message()?);
         }
         // Continue with the rest of this node or, if it was read completely, with the one before
         // it.
@@ -173,8 +188,52 @@ async fn read_history(
             up_to_seq = up_to_seq.min(first - 1);
             (to_u32(node.number), None)
         };
-        let next = doc! { "_id": format_chat_id(session, next) };
-        node =
-            read_node_tail(tx, next, limit, limits).await?.ok_or_else(Error::message_not_found)?;
+        node = get_node_tail(tx, session, next, limit, limits).await?;
     }
+}
+
+/// Reads the end of the node that contains the last message of the history. Returns it with the seq
+/// of that message.
+async fn read_last_node(
+    tx: &mut MongoTransaction,
+    session: &SessionId,
+    last: &MessageId,
+    limits: HistoryLimits,
+) -> Result<(NodeTailDoc, u32)> {
+    // The usual case is one query: the message is found by its id, and with it the end of its node.
+    let by_id = doc! { "sessionId": session.as_str(), "messages.id": last.as_str() };
+    let node = match read_node_tail(tx, by_id, Some(FIRST_READ_MESSAGES), limits).await? {
+        Some(node) => node,
+        None => {
+            // The id is a client id, or the message is committed but its `pending` is not applied
+            // yet; loading the session applies it.
+            tx.load_session(session).await?.ok_or_else(Error::session_not_found)?;
+            let place = tx.locate_message(session, last).await?;
+            let at = place.ok_or_else(Error::message_not_found)?.location;
+            get_node_tail(tx, session, at.node, None, limits).await?
+        }
+    };
+    let seq_of_last = |node: &NodeTailDoc| {
+        let found = node.messages.iter().find(|message| message.has_id(last));
+        found.map(|message| to_u32(message.seq))
+    };
+    if let Some(seq) = seq_of_last(&node) {
+        return Ok((node, seq));
+    }
+    // The message is further up in its node than what was read. Read the whole node.
+    let node = get_node_tail(tx, session, to_u32(node.number), None, limits).await?;
+    let seq = seq_of_last(&node).ok_or_else(Error::message_not_found)?;
+    Ok((node, seq))
+}
+
+/// Reads the end of a node by its number.
+async fn get_node_tail(
+    tx: &mut MongoTransaction,
+    session: &SessionId,
+    number: u32,
+    limit: Option<i64>,
+    limits: HistoryLimits,
+) -> Result<NodeTailDoc> {
+    let by_number = doc! { "_id": format_chat_id(session, number) };
+    read_node_tail(tx, by_number, limit, limits).await?.ok_or_else(Error::message_not_found)
 }

@@ -9,9 +9,9 @@
 
 use super::documents::{
     ClaimDoc, LocatedMessageDoc, MessageDoc, MessageLocationDoc, NodeDoc, ReadMarkDoc, SessionDoc,
-    to_bson_date, to_document, to_i64, to_json, to_timestamp, to_u32,
+    to_bson_date, to_document, to_timestamp, to_u32,
 };
-use super::errors::is_duplicate_key;
+use super::errors::{is_duplicate_key, timed_out};
 use super::responses::{ResponseDoc, to_response_document};
 use super::transaction::{TransactionMode, initial_revision, transact};
 use super::turn_log::to_batch_document;
@@ -25,7 +25,8 @@ use crate::store::migration::{
     RequestDump, SessionDump,
 };
 use crate::store::project_transaction::ProjectTransaction;
-use crate::store::rules::fold_title;
+use crate::store::rules::{activity_time, fold_title};
+use crate::store::stored_values::{encode_json, to_i64};
 use crate::store::transaction::{LocatedMessage, MessageInsert, MessageLocation, SessionRow};
 use crate::store::{LogBatch, NewFile, Store, StoredResponse};
 use async_trait::async_trait;
@@ -253,7 +254,7 @@ fn to_session_doc(row: &SessionRow, queue: Vec<String>) -> Result<SessionDoc> {
         meta: session.meta.as_json().to_owned(),
         user_meta: session.user_meta.as_json().to_owned(),
         theme: session.theme.as_json().to_owned(),
-        settings: to_json(&session.settings)?,
+        settings: encode_json(&session.settings)?,
         read_marks: row.read_marks.iter().map(mark).collect(),
         version: session.version.into(),
         messages: session.messages_count.into(),
@@ -261,7 +262,7 @@ fn to_session_doc(row: &SessionRow, queue: Vec<String>) -> Result<SessionDoc> {
         head: row.located_head().map(|head| LocatedMessageDoc::new(&head.id, head.location)),
         last_message: session.last_message.clone(),
         last_message_at: session.last_message_at.map(to_bson_date),
-        activity_at: to_bson_date(session.last_message_at.unwrap_or(session.created_at)),
+        activity_at: to_bson_date(activity_time(session)),
         last_seen: session.last_seen.map(to_bson_date),
         created_at: to_bson_date(session.created_at),
         updated_at: to_bson_date(session.updated_at),
@@ -300,7 +301,7 @@ fn to_node_doc(session: &SessionId, node: &NodeDump) -> Result<NodeDoc> {
         first_seq: (*first_seq).into(),
         last_seq: (*last_seq).into(),
         count: (*count).into(),
-        bytes: i64::try_from(*bytes).unwrap_or(i64::MAX),
+        bytes: to_i64(*bytes),
         path_tokens: messages.last().map_or(0, |last| to_i64(last.path_tokens)),
         created_at: to_bson_date(*created_at),
         messages: messages.iter().map(to_message_doc).collect::<Result<_>>()?,
@@ -375,7 +376,7 @@ async fn insert_documents(
                 .with_source(error))
         }
         Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(Error::store_unavailable("MongoDB timed out")),
+        Err(_) => Err(timed_out()),
     }
 }
 
@@ -391,6 +392,6 @@ where
 async fn with_long_timeout<T>(work: impl Future<Output = mongodb::error::Result<T>>) -> Result<T> {
     match timeout(LONG_OPERATION_TIMEOUT, work).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => Err(Error::store_unavailable("MongoDB timed out")),
+        Err(_) => Err(timed_out()),
     }
 }

@@ -37,11 +37,13 @@ mod feed;
 mod idempotency;
 mod keys;
 mod ledger;
+mod ledger_entries;
 mod message_pages;
 mod messages;
 mod migration;
 mod nodes;
 mod paths;
+mod pending_writes;
 mod projects;
 mod queue;
 mod relay;
@@ -51,7 +53,6 @@ mod search;
 mod session_list;
 mod session_locks;
 mod sessions;
-mod store_transaction;
 mod summaries;
 mod transaction;
 mod transfer;
@@ -63,6 +64,7 @@ use super::Store;
 use crate::domain::TurnId;
 use crate::error::{Error, Result};
 use async_trait::async_trait;
+use errors::timed_out;
 use mongodb::bson::{Document, doc};
 use mongodb::{Client, Collection, Database};
 use parking_lot::Mutex;
@@ -70,6 +72,7 @@ use session_locks::SessionLocks;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 use transaction::CausalTimestamp;
 
 /// Limit for one operation, retries included. After it the store counts as unavailable.
@@ -77,8 +80,10 @@ const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Limit for an operation on a whole session. Below the minute after which MongoDB aborts a
 /// transaction by itself (`transactionLifetimeLimitSeconds`).
 const LONG_OPERATION_TIMEOUT: Duration = Duration::from_secs(50);
-/// Limit for a readiness probe, and for closing the client.
+/// Limit for a readiness probe.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Limit for each step of closing the store.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A [`Store`] in a MongoDB database.
 pub struct MongoStore {
@@ -95,6 +100,8 @@ pub struct MongoStore {
     session_locks: SessionLocks,
     /// Latest operation that this instance has seen, for causal consistency across its sessions.
     causal_timestamp: Mutex<Option<CausalTimestamp>>,
+    /// Work that follows commits in the background.
+    cleanup_tasks: TaskTracker,
 }
 
 /// Typed handles are made from these with `clone_with_type`, one per document type.
@@ -161,7 +168,7 @@ impl Store for MongoStore {
         let hello = self.collections.database.run_command(doc! { "hello": 1 });
         let hello = match timeout(READY_TIMEOUT, hello).await {
             Ok(answer) => answer?,
-            Err(_) => return Err(Error::store_unavailable("MongoDB timed out")),
+            Err(_) => return Err(timed_out()),
         };
         // Commands go to the primary, so this fails only while no primary is elected.
         match hello.get_bool("isWritablePrimary") {
@@ -171,8 +178,11 @@ impl Store for MongoStore {
     }
 
     async fn close(&self) {
-        // A shutdown must not hang on a database that is gone.
-        let _ = timeout(READY_TIMEOUT, self.client.clone().shutdown()).await;
+        // A shutdown must not hang on a database that is gone. Cleanup that does not end in time is
+        // left to the next reader.
+        self.cleanup_tasks.close();
+        let _ = timeout(CLOSE_TIMEOUT, self.cleanup_tasks.wait()).await;
+        let _ = timeout(CLOSE_TIMEOUT, self.client.clone().shutdown()).await;
     }
 }
 

@@ -12,14 +12,15 @@
 //! deleted in MongoDB transactions.
 
 use super::MongoStore;
-use super::documents::{to_bson_date, to_document, to_timestamp, to_u32, unreadable_value};
-use super::errors::is_transient;
+use super::documents::{to_bson_date, to_document, to_timestamp, to_u32};
+use super::errors::{RETRY_PAUSE, is_transient};
 use super::transaction::{MongoTransaction, TransactionMode, transact};
 use crate::domain::page::Pagination;
 use crate::domain::project::{FileEntry, FileLanguage, FilePath, GenerationStatus};
 use crate::domain::{Principal, Project, ProjectId, Timestamp, UserId};
 use crate::error::{Error, Result};
 use crate::store::project_transaction::{FileChange, ProjectRow, ProjectTransaction};
+use crate::store::stored_values::decode_name;
 use crate::store::{
     FileSelector, NewFile, NewProject, ProjectPage, ProjectStore, ProjectUpdate, PutFileOutcome,
     StoredFile, rules,
@@ -29,12 +30,9 @@ use futures::TryStreamExt;
 use mongodb::bson::{DateTime, Document, doc};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::time::Duration;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-/// Delay before a write is repeated after a transient error.
-const RETRY_PAUSE: Duration = Duration::from_millis(4);
 /// A project's document keeps the ids of its last eight changes.
 const CHANGE_IDS_SLICE: i32 = -8;
 
@@ -360,12 +358,11 @@ impl ProjectDoc {
             system_prompt: self.system_prompt,
             files,
             version: to_u32(self.version),
-            generation_status: GenerationStatus::from_name(&self.generation_status)
-                .ok_or_else(|| unreadable_value(&self.generation_status))?,
+            generation_status: decode_name(GenerationStatus::from_name, &self.generation_status)?,
             created_at: to_timestamp(self.created_at),
             updated_at: to_timestamp(self.updated_at),
         };
-        Ok(ProjectRow { key: 0, project, content_ids: contents })
+        Ok(ProjectRow { project, content_ids: contents })
     }
 }
 

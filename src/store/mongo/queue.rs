@@ -9,6 +9,7 @@ use super::transaction::MongoTransaction;
 use crate::domain::{SessionId, TurnId};
 use crate::error::Result;
 use crate::store::queued_turn::QueuedTurn;
+use crate::store::transaction::{QueueTransaction, SessionRow};
 use mongodb::bson::doc;
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -20,9 +21,8 @@ struct QueuedTurnDoc {
     turn: String,
 }
 
-impl MongoTransaction {
-    /// The queued turns of the loaded session, next one first.
-    pub(super) async fn load_queued_turns(&mut self) -> Result<Vec<QueuedTurn>> {
+impl QueueTransaction for MongoTransaction {
+    async fn queued_turns(&mut self, _row: &SessionRow) -> Result<Vec<QueuedTurn>> {
         let turns = self.queued_turn_ids();
         if turns.is_empty() {
             return Ok(Vec::new());
@@ -32,26 +32,21 @@ impl MongoTransaction {
         let found: Vec<QueuedTurnDoc> = self.run_pipeline(&queue, pipeline).await?;
         let mut texts: HashMap<_, _> =
             found.into_iter().map(|queued| (queued.id, queued.turn)).collect();
-        let queued = turns.iter().filter_map(|turn| {
-            let read = QueuedTurn::from_json(&texts.remove(turn)?);
-            // Skipped, because a turn that cannot be decoded would otherwise block its session.
-            read.inspect_err(|error| tracing::error!(%error, "decoding a queued turn failed")).ok()
-        });
-        Ok(queued.collect())
+        let texts = turns.iter().filter_map(|turn| texts.remove(turn));
+        Ok(texts.filter_map(|text| QueuedTurn::decode_or_skip(&text)).collect())
     }
 
-    /// Adds a turn at the end of the queue or, with `first`, at its beginning.
-    pub(super) async fn stage_queued_turn(
+    async fn enqueue(
         &mut self,
-        session: &SessionId,
+        row: &SessionRow,
         queued: &QueuedTurn,
-        first: bool,
+        at_front: bool,
     ) -> Result<()> {
         let turn = queued.turn.turn_id.as_str();
         let queue = self.collections.queue.clone();
         // Written before the commit, so that no session names a turn without content. An upsert,
         // because a retry writes the same document again.
-        let text = doc! { "sessionId": session.as_str(), "turn": queued.to_json()? };
+        let text = doc! { "sessionId": row.session.id.as_str(), "turn": queued.to_json()? };
         let written = queue
             .replace_one(doc! { "_id": turn }, text)
             .upsert(true)
@@ -59,27 +54,25 @@ impl MongoTransaction {
             .await;
         self.check_result(written)?;
         let mut turns = self.queued_turn_ids();
-        turns.insert(if first { 0 } else { turns.len() }, turn.to_owned());
+        turns.insert(if at_front { 0 } else { turns.len() }, turn.to_owned());
         self.set_fields(doc! { "queue": turns });
         Ok(())
     }
 
-    /// Removes a turn from the queue. Returns whether it was queued.
-    pub(super) fn unstage_queued_turn(&mut self, turn: &TurnId) -> bool {
+    async fn dequeue(&mut self, _row: &SessionRow, turn: &TurnId) -> Result<bool> {
         let mut turns = self.queued_turn_ids();
         let Some(position) = turns.iter().position(|queued| queued == turn.as_str()) else {
-            return false;
+            return Ok(false);
         };
         self.dequeued_turns.push(turns.remove(position));
         match turns.is_empty() {
             true => self.unset_field("queue"),
             false => self.set_fields(doc! { "queue": turns }),
         }
-        true
+        Ok(true)
     }
 
-    /// Finds a session with queued turns and no running turn.
-    pub(super) async fn find_idle_session(&mut self) -> Result<Option<SessionId>> {
+    async fn find_startable_session(&mut self) -> Result<Option<SessionId>> {
         self.commit_session().await?;
         let sessions = self.collections.sessions.clone();
         let filter = doc! { "queue": { "$exists": true }, "activeTurn": null };

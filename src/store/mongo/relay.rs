@@ -2,7 +2,7 @@
 
 use super::MongoStore;
 use super::documents::IdDoc;
-use super::nodes::apply_pending;
+use super::pending_writes::apply_pending;
 use super::turn_log::{LogBatchDoc, with_timeout};
 use crate::domain::TurnId;
 use crate::error::Result;

@@ -6,11 +6,11 @@
 //! and older instances then refuse to start.
 
 use super::Collections;
-use super::connect::startup_error;
+use super::errors::{is_duplicate_key, startup_error};
 use crate::error::Result;
-use mongodb::IndexModel;
 use mongodb::bson::{DateTime, Document, doc};
 use mongodb::options::{IndexOptions, ReturnDocument};
+use mongodb::{Collection, IndexModel};
 use std::time::Duration;
 use tokio::time::sleep;
 use uuid::Uuid;
@@ -68,7 +68,7 @@ async fn try_lock_schema(collections: &Collections, me: &str) -> Result<bool> {
     let defaults = doc! { "$setOnInsert": { "version": 0_i64, "readableFrom": 0_i64 } };
     match collections.schema.update_one(schema.clone(), defaults).upsert(true).await {
         // Two instances insert the document at the same moment, and one of them fails.
-        Err(error) if !super::errors::is_duplicate_key(&error) => return Err(error.into()),
+        Err(error) if !is_duplicate_key(&error) => return Err(error.into()),
         _ => {}
     }
     // Reads the database's clock, which a plain find cannot return.
@@ -88,9 +88,17 @@ async fn try_lock_schema(collections: &Collections, me: &str) -> Result<bool> {
     Ok(collections.schema.update_one(free, take).await?.modified_count == 1)
 }
 
-fn build_indexes(
-    collections: &Collections,
-) -> Vec<(&mongodb::Collection<Document>, Vec<IndexModel>)> {
+type CollectionIndexes<'a> = (&'a Collection<Document>, Vec<IndexModel>);
+
+fn build_indexes(collections: &Collections) -> Vec<CollectionIndexes<'_>> {
+    let mut indexes = session_indexes(collections);
+    indexes.extend(turn_indexes(collections));
+    indexes.extend(user_indexes(collections));
+    indexes
+}
+
+/// Sessions, their messages, and what is derived from these.
+fn session_indexes(collections: &Collections) -> Vec<CollectionIndexes<'_>> {
     let order = |first: &str| {
         doc! { first: 1, "archived": 1, "pinned": -1, "activityAt": -1, "_id": -1 }
     };
@@ -120,16 +128,22 @@ fn build_indexes(
                 plain_index(doc! { "sessionId": 1, "lastSeq": 1 }),
             ],
         ),
-        (&collections.queue, vec![plain_index(doc! { "sessionId": 1 })]),
         (&collections.embeddings, vec![plain_index(doc! { "sessionId": 1 })]),
+        (&collections.summaries, vec![plain_index(doc! { "sessionId": 1, "last.seq": -1 })]),
         (
-            &collections.responses,
+            &collections.words,
             vec![
-                unique_index(doc! { "sessionId": 1, "replyId": 1 }),
-                plain_index(doc! { "replyId": 1 }),
+                plain_index(doc! { "owner": 1, "words": 1 }),
+                plain_index(doc! { "sessionId": 1, "seq": 1 }),
             ],
         ),
-        (&collections.summaries, vec![plain_index(doc! { "sessionId": 1, "last.seq": -1 })]),
+    ]
+}
+
+/// Turns, their requests and responses, and the events that report them.
+fn turn_indexes(collections: &Collections) -> Vec<CollectionIndexes<'_>> {
+    vec![
+        (&collections.queue, vec![plain_index(doc! { "sessionId": 1 })]),
         (
             &collections.turn_log,
             vec![
@@ -140,17 +154,17 @@ fn build_indexes(
             ],
         ),
         (
+            &collections.responses,
+            vec![
+                unique_index(doc! { "sessionId": 1, "replyId": 1 }),
+                plain_index(doc! { "replyId": 1 }),
+            ],
+        ),
+        (
             &collections.idempotency_keys,
             vec![
                 plain_index(doc! { "sessionId": 1 }),
                 ttl_index(doc! { "createdAt": 1 }, IDEMPOTENCY_TTL),
-            ],
-        ),
-        (
-            &collections.words,
-            vec![
-                plain_index(doc! { "owner": 1, "words": 1 }),
-                plain_index(doc! { "sessionId": 1, "seq": 1 }),
             ],
         ),
         (
@@ -160,17 +174,23 @@ fn build_indexes(
                 ttl_index(doc! { "at": 1 }, EVENT_TTL),
             ],
         ),
+    ]
+}
+
+/// What belongs to users, whatever their sessions: projects, tickets and usage.
+fn user_indexes(collections: &Collections) -> Vec<CollectionIndexes<'_>> {
+    vec![
+        (
+            &collections.projects,
+            vec![plain_index(doc! { "userId": 1, "updatedAt": -1, "_id": -1 })],
+        ),
+        (&collections.project_files, vec![plain_index(doc! { "projectId": 1 })]),
         (&collections.tickets, vec![ttl_index(doc! { "expiresAt": 1 }, Duration::ZERO)]),
         (
             &collections.usage,
             vec![plain_index(doc! { "userId": 1, "at": 1 }), plain_index(doc! { "at": 1 })],
         ),
         (&collections.spent, vec![plain_index(doc! { "purse": 1, "day": 1 })]),
-        (
-            &collections.projects,
-            vec![plain_index(doc! { "userId": 1, "updatedAt": -1, "_id": -1 })],
-        ),
-        (&collections.project_files, vec![plain_index(doc! { "projectId": 1 })]),
     ]
 }
 

@@ -5,29 +5,21 @@
 
 use super::documents::SessionDoc;
 use super::transaction::MongoTransaction;
+use crate::domain::UserId;
 use crate::domain::page::{
     CursorKey, PagePosition, Pagination, SessionCursor, SessionQuery, SortField, SortOrder,
 };
-use crate::domain::{Session, UserId};
 use crate::error::Result;
-use crate::store::{SessionPage, rules};
+use crate::store::SessionPage;
+use crate::store::rules::{SessionVisibility, build_session_page};
 use mongodb::bson::{Bson, DateTime, Document, doc};
-
-/// The sessions from which a list is taken.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum SessionVisibility<'a> {
-    /// Those a user participates in, as owner or guest.
-    Participant(&'a UserId),
-    Owner(&'a UserId),
-    Any,
-}
 
 pub(super) async fn list_sessions(
     tx: &mut MongoTransaction,
     visibility: SessionVisibility<'_>,
     query: &SessionQuery,
 ) -> Result<SessionPage> {
-    let mut filter = build_filter(tx, visibility, query).await?;
+    let mut filter = build_filter(visibility, query);
     let collection = tx.collections.sessions.clone();
     let mut skip = 0;
     let pagination = match &query.position {
@@ -50,39 +42,26 @@ pub(super) async fn list_sessions(
         doc! { "$skip": skip },
         doc! { "$limit": i64::from(query.limit) + 1 },
     ];
-    let mut found: Vec<SessionDoc> = tx.run_pipeline(&collection, pipeline).await?;
-    let has_more = found.len() > query.limit as usize;
-    found.truncate(query.limit as usize);
-    let sessions = found
-        .into_iter()
-        .map(|session| Ok(session.into_row()?.session))
-        .collect::<Result<Vec<Session>>>()?;
-    let next = sessions.last().filter(|_| has_more).map(|last| cursor_after(last, query.sort));
-    Ok(SessionPage { sessions, pagination, next_cursor: next })
+    let found: Vec<SessionDoc> = tx.run_pipeline(&collection, pipeline).await?;
+    let sessions =
+        found.into_iter().map(|session| Ok(session.into_row()?.session)).collect::<Result<_>>()?;
+    Ok(build_session_page(sessions, query, pagination))
 }
 
-async fn participant_filter(tx: &mut MongoTransaction, user: &UserId) -> Result<Document> {
+/// Whether the user participates in a session of another user.
+pub(super) async fn is_guest(tx: &mut MongoTransaction, user: &UserId) -> Result<bool> {
     let user = user.as_str();
-    // Most users are guests of no session. For them the filter by owner gives the same list, from a
-    // plain index in place of the multikey one on `participants`.
     let collection = tx.collections.sessions.clone();
     let as_guest = doc! { "participants": user, "userId": { "$ne": user } };
-    let is_guest: Option<Document> =
+    let found: Option<Document> =
         tx.find_one(&collection, as_guest, Some(doc! { "_id": 1 })).await?;
-    Ok(if is_guest.is_some() {
-        doc! { "participants": user }
-    } else {
-        doc! { "userId": user }
-    })
+    Ok(found.is_some())
 }
 
-async fn build_filter(
-    tx: &mut MongoTransaction,
-    visibility: SessionVisibility<'_>,
-    query: &SessionQuery,
-) -> Result<Document> {
+fn build_filter(visibility: SessionVisibility<'_>, query: &SessionQuery) -> Document {
     let mut filter = match visibility {
-        SessionVisibility::Participant(user) => participant_filter(tx, user).await?,
+        // Owners are participants, too. This index has an entry per participant.
+        SessionVisibility::Participant(user) => doc! { "participants": user.as_str() },
         SessionVisibility::Owner(user) => doc! { "userId": user.as_str() },
         SessionVisibility::Any => doc! {},
     };
@@ -108,7 +87,7 @@ async fn build_filter(
             filter.insert("$and", words);
         }
     }
-    Ok(filter)
+    filter
 }
 
 const fn sort_field(key: SortField) -> &'static str {
@@ -118,18 +97,6 @@ const fn sort_field(key: SortField) -> &'static str {
         SortField::UpdatedAt => "updatedAt",
         SortField::Title => "titleKey",
     }
-}
-
-fn cursor_after(last: &Session, sort: SortOrder) -> SessionCursor {
-    let key = match sort.field {
-        SortField::LastMessageAt => {
-            CursorKey::Number(last.last_message_at.unwrap_or(last.created_at).as_millis())
-        }
-        SortField::CreatedAt => CursorKey::Number(last.created_at.as_millis()),
-        SortField::UpdatedAt => CursorKey::Number(last.updated_at.as_millis()),
-        SortField::Title => CursorKey::Text(rules::fold_title(&last.title)),
-    };
-    SessionCursor { pinned: last.pinned, key, id: last.id.to_string() }
 }
 
 /// Matches the sessions after the cursor. Pinned sessions come first in both directions.

@@ -2,9 +2,9 @@
 
 use super::MongoStore;
 use super::documents::{
-    ClaimDoc, IdDoc, LocatedMessageDoc, SessionDoc, to_bson_date, to_document, to_json,
+    IdDoc, LocatedMessageDoc, ReadMarkDoc, SessionDoc, to_bson_date, to_document,
 };
-use super::session_list::{self, SessionVisibility};
+use super::session_list;
 use super::transaction::{MongoTransaction, TransactionMode, transact};
 use super::turn_log::with_timeout;
 use crate::domain::page::SessionQuery;
@@ -13,11 +13,13 @@ use crate::domain::session::SessionStatus;
 use crate::domain::text::fold_words;
 use crate::domain::title::SessionTitle;
 use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId, UserId};
-use crate::error::{Error, Result};
-use crate::store::transaction::SessionRow;
+use crate::error::Result;
+use crate::store::rules::{self, SessionVisibility};
+use crate::store::stored_values::encode_json;
+use crate::store::transaction::{SessionRow, SessionTransaction};
 use crate::store::{
-    DeleteFilter, DeletionResult, ImportSession, LeaseHolder, NewSession, SessionPage,
-    SessionStore, SessionUpdate, rules,
+    DeleteFilter, DeletionResult, ImportSession, NewSession, SessionPage, SessionStore,
+    SessionUpdate,
 };
 use async_trait::async_trait;
 use futures::TryStreamExt;
@@ -58,12 +60,11 @@ impl SessionStore for MongoStore {
         query: SessionQuery,
     ) -> Result<SessionPage> {
         let query = &query;
-        transact!(self, TransactionMode::READ, |tx| session_list::list_sessions(
-            tx,
-            SessionVisibility::Participant(&principal.user),
-            query
-        )
-        .await)
+        transact!(self, TransactionMode::READ, |tx| {
+            let is_guest = session_list::is_guest(tx, &principal.user).await?;
+            let visibility = SessionVisibility::of_user(&principal.user, is_guest);
+            session_list::list_sessions(tx, visibility, query).await
+        })
     }
 
     async fn list_all_sessions(
@@ -123,8 +124,22 @@ impl SessionStore for MongoStore {
     }
 }
 
-impl MongoTransaction {
-    pub(super) async fn stage_new_session(
+impl SessionTransaction for MongoTransaction {
+    async fn find_session(&mut self, id: &SessionId) -> Result<Option<SessionRow>> {
+        self.load_session(id).await
+    }
+
+    async fn find_visible_session(
+        &mut self,
+        _principal: &Principal,
+        id: &SessionId,
+    ) -> Result<Option<SessionRow>> {
+        // The caller checks access. A filter by principal would save nothing: the session is one
+        // document, read by its key.
+        self.load_session(id).await
+    }
+
+    async fn insert_session(
         &mut self,
         owner: &UserId,
         id: &SessionId,
@@ -147,7 +162,7 @@ impl MongoTransaction {
             meta: new.meta.as_json().to_owned(),
             user_meta: new.user_meta.as_json().to_owned(),
             theme: new.theme.as_json().to_owned(),
-            settings: to_json(&new.settings)?,
+            settings: encode_json(&new.settings)?,
             read_marks: Vec::new(),
             version: 1,
             messages: 0,
@@ -166,8 +181,7 @@ impl MongoTransaction {
         session.into_row()
     }
 
-    /// Stages the fields that clients can change, and counts the version.
-    pub(super) fn stage_session_change(
+    async fn update_session(
         &mut self,
         row: &SessionRow,
         change: SessionUpdate,
@@ -205,22 +219,24 @@ impl MongoTransaction {
             }
         }
         if let Some(settings) = &change.settings {
-            set.insert("settings", to_json(settings)?);
+            set.insert("settings", encode_json(settings)?);
         }
         self.set_fields(set);
         Ok(())
     }
 
-    /// Stages a generated title.
-    pub(super) fn stage_title(&mut self, row: &SessionRow, title: &SessionTitle) -> Result<()> {
+    async fn set_title(&mut self, row: &SessionRow, title: &SessionTitle) -> Result<()> {
         let mut set = title_fields(title);
         set.insert("version", i64::from(row.session.version) + 1);
         self.set_fields(set);
         Ok(())
     }
 
-    /// Stages the fields of an imported session that a new one does not have.
-    pub(super) fn stage_imported_fields(&mut self, import: &ImportSession) -> Result<()> {
+    async fn set_imported_fields(
+        &mut self,
+        _row: &SessionRow,
+        import: &ImportSession,
+    ) -> Result<()> {
         let set = doc! {
             "status": import.status.as_str(),
             "archived": import.archived,
@@ -231,8 +247,7 @@ impl MongoTransaction {
         Ok(())
     }
 
-    /// Stages the counters and the head after messages were added or removed.
-    pub(super) fn stage_counters(&mut self, row: &SessionRow) -> Result<()> {
+    async fn save_counters(&mut self, row: &SessionRow) -> Result<()> {
         let session = &row.session;
         let head = row.located_head().map(|head| LocatedMessageDoc::new(&head.id, head.location));
         let set = doc! {
@@ -241,7 +256,7 @@ impl MongoTransaction {
             "head": head.as_ref().map(to_document).transpose()?,
             "lastMessage": session.last_message.as_deref(),
             "lastMessageAt": session.last_message_at.map(to_bson_date),
-            "activityAt": to_bson_date(session.last_message_at.unwrap_or(session.created_at)),
+            "activityAt": to_bson_date(rules::activity_time(session)),
             "lastSeen": session.last_seen.map(to_bson_date),
             "updatedAt": to_bson_date(session.updated_at),
             // Put the session on the backlog of the search index, see `search.rs`.
@@ -251,27 +266,17 @@ impl MongoTransaction {
         Ok(())
     }
 
-    /// Invariant: at most one turn per session is running. The document has a single field for the
-    /// claim, and the commit requires the revision at which it was seen to be free.
-    pub(super) fn stage_claim(
-        &mut self,
-        row: &SessionRow,
-        lease_holder: &LeaseHolder,
-    ) -> Result<()> {
-        let turn = row
-            .session
-            .active_turn
-            .as_ref()
-            .ok_or_else(|| Error::internal("the claim has no turn"))?;
-        let payer = row.payer.as_ref().ok_or_else(|| Error::internal("the claim has no payer"))?;
-        self.set_fields(
-            doc! { "activeTurn": to_document(&ClaimDoc::new(turn, lease_holder, payer))? },
-        );
+    async fn save_read_marks(&mut self, row: &SessionRow) -> Result<()> {
+        let mark = |(user_id, seq): (&String, &u32)| {
+            to_document(&ReadMarkDoc { user_id: user_id.clone(), seq: (*seq).into() })
+        };
+        let marks = row.read_marks.iter().map(mark).collect::<Result<Vec<_>>>()?;
+        self.set_fields(doc! { "readMarks": marks });
         Ok(())
     }
 
-    /// Deletes a session and everything that belongs to it, in the MongoDB transaction.
-    pub(super) async fn remove_session(&mut self, row: &SessionRow) -> Result<DeletionResult> {
+    /// Runs in a MongoDB transaction.
+    async fn delete_session(&mut self, row: &SessionRow) -> Result<DeletionResult> {
         let id = row.session.id.as_str();
         let queued = self.queued_turn_ids();
         // Otherwise the commit would write the session's document again.

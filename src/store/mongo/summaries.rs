@@ -4,11 +4,12 @@
 //! checks afterwards that the session still exists and otherwise deletes what it wrote.
 
 use super::MongoStore;
-use super::documents::{MessageLocationDoc, to_i64, to_u32};
+use super::documents::{MessageLocationDoc, to_u32};
 use super::transaction::{MongoTransaction, TransactionMode, transact};
 use super::turn_log::with_timeout;
 use crate::domain::{MessageId, SessionId};
 use crate::error::Result;
+use crate::store::stored_values::to_i64;
 use crate::store::transaction::MessageLocation;
 use crate::store::{PathSummary, SummaryStore};
 use async_trait::async_trait;

@@ -11,12 +11,12 @@
 
 use super::documents::SessionDoc;
 use super::errors::{is_duplicate_key, is_transient};
-use super::nodes::{PendingWrites, apply_pending};
+use super::pending_writes::{PendingWrites, apply_pending};
 use super::session_locks::{SessionGuard, SessionLocks};
 use super::{Collections, LONG_OPERATION_TIMEOUT, MongoStore, OPERATION_TIMEOUT};
 use crate::domain::SessionId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::transaction::SessionRow;
+use crate::store::transaction::{SessionRow, id_taken};
 use futures::TryStreamExt;
 use mongodb::ClusterTime;
 use mongodb::bson::{Bson, DateTime, Document, Timestamp, deserialize_from_document, doc};
@@ -26,6 +26,7 @@ use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 /// First delay before a retry. It doubles with each retry, up to [`MAX_BACKOFF`].
@@ -66,6 +67,8 @@ pub(super) struct MongoTransaction {
     /// Message id of an idempotency record that was found to be void; a new record replaces it.
     pub(super) stale_request: Option<String>,
     session_locks: SessionLocks,
+    /// Work that follows commits in the background.
+    pub(super) cleanup_tasks: TaskTracker,
     /// Held for the first session that is loaded, across retries.
     session_guard: Option<SessionGuard>,
     /// Filters of the idempotency records written by all attempts, by message id.
@@ -228,32 +231,19 @@ impl MongoStore {
         }
     }
 
-    async fn run_attempt<T, F, R>(
+    async fn start_transaction(
         &self,
         mode: TransactionMode,
-        rules: &F,
-        written_requests: &mut HashMap<String, Document>,
-        session_guard: &mut Option<SessionGuard>,
-    ) -> AttemptOutcome<T>
-    where
-        F: Fn(MongoTransaction) -> R,
-        R: Future<Output = (MongoTransaction, Result<T>)>,
-    {
-        let mut client_session = match self.start_client_session().await {
-            Ok(session) => session,
-            Err(error) => return AttemptOutcome::Failed(TransactionFailure::Database(error)),
-        };
+    ) -> mongodb::error::Result<MongoTransaction> {
+        let mut client_session = self.start_client_session().await?;
         if mode.is_multi_document {
-            let started = client_session
+            client_session
                 .start_transaction()
                 .read_concern(ReadConcern::snapshot())
                 .write_concern(WriteConcern::majority())
-                .await;
-            if let Err(error) = started {
-                return AttemptOutcome::Failed(TransactionFailure::Database(error));
-            }
+                .await?;
         }
-        let tx = MongoTransaction {
+        Ok(MongoTransaction {
             collections: self.collections.clone(),
             client_session,
             mode,
@@ -267,10 +257,30 @@ impl MongoStore {
             unconfirmed_request: None,
             stale_request: None,
             session_locks: self.session_locks.clone(),
-            session_guard: session_guard.take(),
-            written_requests: std::mem::take(written_requests),
+            cleanup_tasks: self.cleanup_tasks.clone(),
+            session_guard: None,
+            written_requests: HashMap::new(),
             failure: None,
+        })
+    }
+
+    async fn run_attempt<T, F, R>(
+        &self,
+        mode: TransactionMode,
+        rules: &F,
+        written_requests: &mut HashMap<String, Document>,
+        session_guard: &mut Option<SessionGuard>,
+    ) -> AttemptOutcome<T>
+    where
+        F: Fn(MongoTransaction) -> R,
+        R: Future<Output = (MongoTransaction, Result<T>)>,
+    {
+        let mut tx = match self.start_transaction(mode).await {
+            Ok(tx) => tx,
+            Err(error) => return AttemptOutcome::Failed(TransactionFailure::Database(error)),
         };
+        tx.session_guard = session_guard.take();
+        tx.written_requests = std::mem::take(written_requests);
         let (mut tx, mut result) = rules(tx).await;
         if result.is_ok()
             && tx.failure.is_none()
@@ -301,10 +311,7 @@ impl TransactionFailure {
             Self::Conflict => {
                 Error::store_unavailable("too many concurrent writes to this session")
             }
-            Self::Database(error) if is_duplicate_key(&error) => {
-                Error::new(ErrorKind::IdConflict, "the session already has an object with this id")
-                    .with_source(error)
-            }
+            Self::Database(error) if is_duplicate_key(&error) => id_taken().with_source(error),
             Self::Database(error) => error.into(),
         }
     }

@@ -9,7 +9,7 @@
 //! All times are compared by the clock of the database, never by those of instances.
 
 use super::documents::{ClaimDoc, to_bson_date, to_u32};
-use super::errors::is_duplicate_key;
+use super::errors::{is_duplicate_key, timed_out};
 use super::{MongoStore, OPERATION_TIMEOUT};
 use crate::domain::{SessionId, Timestamp, TurnId};
 use crate::error::{Error, Result};
@@ -377,6 +377,6 @@ impl MongoStore {
 pub(super) async fn with_timeout<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     match timeout(OPERATION_TIMEOUT, work).await {
         Ok(result) => result,
-        Err(_) => Err(Error::store_unavailable("MongoDB timed out")),
+        Err(_) => Err(timed_out()),
     }
 }

@@ -1,15 +1,19 @@
 //! Turns in MongoDB. Each operation runs its rule in one transaction.
 
 use super::MongoStore;
-use super::transaction::transact;
+use super::documents::{ClaimDoc, to_bson_date, to_document};
+use super::transaction::{MongoTransaction, transact};
+use super::turn_log::to_batch_document;
 use crate::domain::title::SessionTitle;
 use crate::domain::{SessionId, Timestamp, TurnId};
 use crate::error::Result;
+use crate::store::transaction::{SessionRow, TurnTransaction};
 use crate::store::{
-    BeginOutcome, BeginTurn, CancelledTurns, FinishOutcome, FinishTurn, LeaseHolder, TurnStore,
-    rules,
+    BeginOutcome, BeginTurn, CancelledTurns, FinishOutcome, FinishTurn, LeaseHolder, LogBatch,
+    TurnStore, rules,
 };
 use async_trait::async_trait;
+use mongodb::bson::doc;
 
 #[async_trait]
 impl TurnStore for MongoStore {
@@ -46,5 +50,34 @@ impl TurnStore for MongoStore {
     async fn set_generated_title(&self, session: &SessionId, title: SessionTitle) -> Result<bool> {
         let title = &title;
         transact!(self, |tx| rules::set_generated_title(tx, session, title).await)
+    }
+}
+
+impl TurnTransaction for MongoTransaction {
+    /// Invariant: at most one turn per session is running. The document has a single field for the
+    /// claim, and the commit requires the revision at which it was seen to be free.
+    async fn claim(&mut self, row: &SessionRow, lease_holder: &LeaseHolder) -> Result<()> {
+        let (turn, payer) = row.new_claim()?;
+        let claim = to_document(&ClaimDoc::new(turn, lease_holder, payer))?;
+        self.set_fields(doc! { "activeTurn": claim });
+        Ok(())
+    }
+
+    async fn release(&mut self, _row: &SessionRow) -> Result<()> {
+        self.unset_field("activeTurn");
+        Ok(())
+    }
+
+    async fn finish_log(
+        &mut self,
+        row: &SessionRow,
+        turn: &TurnId,
+        last: &LogBatch,
+        now: Timestamp,
+    ) -> Result<()> {
+        let mut batch = to_batch_document(&row.session.id, turn, last);
+        batch.insert("endedAt", to_bson_date(now));
+        self.last_log_batch = Some(batch);
+        Ok(())
     }
 }

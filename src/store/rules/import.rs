@@ -18,50 +18,10 @@ pub(in crate::store) async fn import_session(
     ensure_idle(&row)?;
     let count_before = row.session.messages_count;
     tx.preload_message_ids(&row).await?;
-    let mut last = row.located_head();
-    for (index, (message, parent)) in import.messages.iter().enumerate() {
-        let parent_message = match parent {
-            MessageParent::Root => None,
-            // The preceding entry of the file, or the present head for the first one.
-            MessageParent::Head => last.take(),
-            MessageParent::Message(_) => {
-                resolve_parent(tx, &row, parent).await.map_err(|error| {
-                    unknown_reference(format!("messages[{index}].parentId"), parent, error)
-                })?
-            }
-        };
-        let at = match tx.find_message_by_id(&row, &message.id).await? {
-            // Known from an earlier import: the same file twice adds nothing.
-            Some(located) => located.location,
-            None => {
-                // Checked only when there is something to add, so that an import without news
-                // succeeds on a closed session, too.
-                if existed {
-                    ensure_open(&row)?;
-                }
-                let at = append_message(tx, &mut row, message, parent_message.as_ref()).await?;
-                if !import.keep_title {
-                    apply_auto_title(tx, &mut row, message).await?;
-                }
-                at
-            }
-        };
-        last = Some(LocatedMessage { id: message.id.clone(), location: at });
-    }
+    let last = import_messages(tx, &mut row, import, existed).await?;
     let added = row.session.messages_count - count_before;
     if added > 0 {
-        // Each append has moved the head, but the file may name another one.
-        let reference = import.head_id.clone().map(MessageParent::Message);
-        let head = match &reference {
-            Some(reference) => resolve_parent(tx, &row, reference)
-                .await
-                .map_err(|error| unknown_reference("headId".to_owned(), reference, error))?,
-            None => last,
-        };
-        if let Some(head) = head {
-            row.session.head_id = Some(head.id);
-            row.head = Some(head.location);
-        }
+        set_imported_head(tx, &mut row, import, last).await?;
         // A new session takes the time from the file; that of an existing one must not go back.
         row.session.last_seen = if existed {
             row.session.last_seen.max(import.last_seen)
@@ -75,6 +35,69 @@ pub(in crate::store) async fn import_session(
         title: row.session.title,
         added_messages: u64::from(added),
     })
+}
+
+/// Appends the messages that the session lacks. Returns the last one of the file, or the head if
+/// the file is empty.
+async fn import_messages(
+    tx: &mut impl StoreTransaction,
+    row: &mut SessionRow,
+    import: &ImportSession,
+    existed: bool,
+) -> Result<Option<LocatedMessage>> {
+    let mut last = row.located_head();
+    for (index, (message, parent)) in import.messages.iter().enumerate() {
+        let parent_message = match parent {
+            MessageParent::Root => None,
+            // The preceding entry of the file, or the present head for the first one.
+            MessageParent::Head => last.take(),
+            MessageParent::Message(_) => {
+                resolve_parent(tx, row, parent).await.map_err(|error| {
+                    unknown_reference(format!("messages[{index}].parentId"), parent, error)
+                })?
+            }
+        };
+        let at = match tx.find_message_by_id(row, &message.id).await? {
+            // Known from an earlier import: the same file twice adds nothing.
+            Some(located) => located.location,
+            None => {
+                // Checked only when there is something to add, so that an import without news
+                // succeeds on a closed session, too.
+                if existed {
+                    ensure_open(row)?;
+                }
+                let at = append_message(tx, row, message, parent_message.as_ref()).await?;
+                if !import.keep_title {
+                    apply_auto_title(tx, row, message).await?;
+                }
+                at
+            }
+        };
+        last = Some(LocatedMessage { id: message.id.clone(), location: at });
+    }
+    Ok(last)
+}
+
+/// Moves the head to the message that the file names, or else to its last one.
+async fn set_imported_head(
+    tx: &mut impl StoreTransaction,
+    row: &mut SessionRow,
+    import: &ImportSession,
+    last: Option<LocatedMessage>,
+) -> Result<()> {
+    let reference = import.head_id.clone().map(MessageParent::Message);
+    let head = match &reference {
+        Some(reference) => resolve_parent(tx, row, reference)
+            .await
+            .map_err(|error| unknown_reference("headId".to_owned(), reference, error))?,
+        // Each append has moved the head, but the last message of the file may have been known.
+        None => last,
+    };
+    if let Some(head) = head {
+        row.session.head_id = Some(head.id);
+        row.head = Some(head.location);
+    }
+    Ok(())
 }
 
 /// Finds or creates the session to add to, and says whether it existed. An id that belongs to

@@ -1,7 +1,7 @@
 //! Turns that are queued for a session with a running turn, and how they start.
 
+use super::claim::{TurnClaim, claim_for_regeneration, store_message_and_claim};
 use super::posts::ensure_open;
-use super::turns::{TurnClaim, claim_for_regeneration, store_message_and_claim};
 use crate::domain::quota::UsagePayer;
 use crate::domain::{SessionId, Timestamp, TurnId};
 use crate::error::{Error, ErrorKind, Result};

@@ -95,8 +95,7 @@ pub(in crate::store) async fn delete_if_inactive(
 ) -> Result<Option<DeletionResult>> {
     let Some(row) = tx.find_session(id).await? else { return Ok(None) };
     // The session was selected by an earlier read and may have been used since.
-    let active_at = row.session.last_message_at.unwrap_or(row.session.created_at);
-    if active_at >= since || row.session.active_turn.is_some() {
+    if activity_time(&row.session) >= since || row.session.active_turn.is_some() {
         return Ok(None);
     }
     let deleted = tx.delete_session(&row).await?;
@@ -137,6 +136,12 @@ pub(in crate::store) fn participants_with_owner(owner: &UserId, others: &[UserId
         }
     }
     all
+}
+
+/// The time that lists sort by and retention counts from. An empty session is active since its
+/// creation.
+pub(in crate::store) fn activity_time(session: &Session) -> Timestamp {
+    session.last_message_at.unwrap_or(session.created_at)
 }
 
 /// Folds a title into the words that lists sort and search by.

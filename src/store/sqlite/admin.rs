@@ -4,6 +4,7 @@ use super::SqliteStore;
 use crate::domain::page::Pagination;
 use crate::domain::{SessionId, Timestamp, UserId};
 use crate::error::Result;
+use crate::store::stored_values::to_i64;
 use crate::store::{AdminStore, DeletionResult, UserStats, UserStatsPage, rules};
 use async_trait::async_trait;
 use rusqlite::params;
@@ -17,8 +18,7 @@ impl AdminStore for SqliteStore {
             let sql = "SELECT owner, count(*), sum(messages), max(activity_at) FROM sessions \
                        GROUP BY owner ORDER BY owner LIMIT ?1 OFFSET ?2";
             let mut statement = db.prepare_cached(sql)?;
-            let skip = u64::from(page - 1) * u64::from(limit);
-            let skip = i64::try_from(skip).unwrap_or(i64::MAX);
+            let skip = to_i64(u64::from(page - 1) * u64::from(limit));
             let owners = statement.query_map(params![limit, skip], |row| {
                 Ok(UserStats {
                     user: UserId::new_unchecked(row.get::<_, String>(0)?),

@@ -3,7 +3,7 @@
 use super::SqliteStore;
 use super::paths::find_message_by_id;
 use super::rows::message_key;
-use super::summaries::find_session_key;
+use super::session_rows::find_session_key;
 use crate::domain::{MessageId, SessionId};
 use crate::error::Result;
 use crate::store::{EmbeddingStore, MessageEmbedding};

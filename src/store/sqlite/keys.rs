@@ -4,7 +4,8 @@ use super::SqliteStore;
 use super::rows::decode_word;
 use crate::domain::key::{ApiKey, AuthScope, KeyId};
 use crate::domain::{Timestamp, UserId};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
+use crate::store::keys::key_exists;
 use crate::store::{KeyStore, StoredKey, StoredTicket};
 use async_trait::async_trait;
 use rusqlite::{OptionalExtension, Row, params};
@@ -31,7 +32,7 @@ impl KeyStore for SqliteStore {
                 key.last_used_at.map(Timestamp::as_millis),
             ])?;
             match added {
-                0 => Err(Error::new(ErrorKind::IdConflict, "there is a key with this id")),
+                0 => Err(key_exists()),
                 _ => Ok(()),
             }
         })

@@ -2,12 +2,11 @@
 //! quota key and day.
 
 use super::SqliteStore;
-use super::rows::decode_word;
-use crate::domain::key::KeyId;
-use crate::domain::quota::UsagePayer;
-use crate::domain::{CallKind, ProjectId, SessionId, Status, Timestamp, TurnId, Usage, UserId};
+use super::transaction::SqliteTransaction;
+use crate::domain::{Timestamp, TurnId, UserId};
 use crate::error::Result;
-use crate::store::ledger::to_i64;
+use crate::store::ledger::LedgerColumns;
+use crate::store::transaction::UsageTransaction;
 use crate::store::{GroupBy, LedgerEntry, LedgerStore, UsageGroup, UsageQuery, UsageTotal};
 use async_trait::async_trait;
 use rusqlite::{Connection, Row, params};
@@ -61,27 +60,38 @@ impl LedgerStore for SqliteStore {
     }
 }
 
+impl UsageTransaction for SqliteTransaction<'_> {
+    async fn record_usage(&mut self, entry: &LedgerEntry, _at_once: bool) -> Result<()> {
+        // The totals are updated in this transaction, so they are always current.
+        record_usage(self.db, entry)
+    }
+
+    async fn usage_total(&mut self, quota_key: &str, since_day: i64) -> Result<UsageTotal> {
+        usage_total(self.db, quota_key, since_day)
+    }
+}
+
 /// Records the usage of a turn or background call, at most once.
-pub(super) fn record_usage(db: &Connection, entry: &LedgerEntry) -> Result<()> {
+fn record_usage(db: &Connection, entry: &LedgerEntry) -> Result<()> {
     let sql = "INSERT OR IGNORE INTO usage VALUES \
                (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
-    let usage = &entry.usage;
+    let columns = LedgerColumns::from_entry(entry);
     let added = db.prepare_cached(sql)?.execute(params![
         entry.turn_id.as_str(),
-        entry.kind.as_str(),
-        entry.session_id.as_str(),
-        entry.owner.as_str(),
-        entry.project_id.as_ref().map(ProjectId::as_str),
-        entry.payer.user.as_str(),
-        entry.payer.key.as_ref().map(KeyId::as_str),
-        entry.model,
-        entry.status.as_str(),
-        to_i64(usage.prompt_tokens),
-        to_i64(usage.cached_tokens),
-        to_i64(usage.completion_tokens),
-        to_i64(usage.reasoning_tokens),
-        usage.estimated,
-        entry.cost,
+        columns.kind,
+        columns.session_id,
+        columns.owner,
+        columns.project_id,
+        columns.user_id,
+        columns.key_id,
+        columns.model,
+        columns.status,
+        columns.prompt_tokens,
+        columns.cached_tokens,
+        columns.completion_tokens,
+        columns.reasoning_tokens,
+        columns.estimated,
+        columns.cost,
         entry.ended_at.as_millis(),
     ])?;
     // Already recorded: adding it to the totals again would count it twice.
@@ -109,7 +119,7 @@ pub(super) fn record_usage(db: &Connection, entry: &LedgerEntry) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn usage_total(db: &Connection, quota_key: &str, since_day: i64) -> Result<UsageTotal> {
+fn usage_total(db: &Connection, quota_key: &str, since_day: i64) -> Result<UsageTotal> {
     let sql = "SELECT coalesce(sum(tokens), 0), coalesce(sum(cost), 0) FROM spent \
                WHERE purse = ?1 AND day >= ?2";
     let sum = db.prepare_cached(sql)?.query_row(params![quota_key, since_day], |row| {
@@ -162,28 +172,22 @@ fn query_usage(db: &Connection, query: &UsageQuery) -> Result<Vec<UsageGroup>> {
 }
 
 fn decode_entry(row: &Row<'_>) -> Result<LedgerEntry> {
-    let count = |column| row.get::<_, i64>(column).map(i64::unsigned_abs);
-    Ok(LedgerEntry {
-        turn_id: TurnId::new_unchecked(row.get::<_, String>(0)?),
-        kind: decode_word(CallKind::from_name, row, 1)?,
-        session_id: SessionId::new_unchecked(row.get::<_, String>(2)?),
-        owner: UserId::new_unchecked(row.get::<_, String>(3)?),
-        project_id: row.get::<_, Option<String>>(4)?.map(ProjectId::new_unchecked),
-        payer: UsagePayer {
-            user: UserId::new_unchecked(row.get::<_, String>(5)?),
-            key: row.get::<_, Option<String>>(6)?.map(KeyId::new_unchecked),
-        },
+    let columns = LedgerColumns {
+        kind: row.get(1)?,
+        session_id: row.get(2)?,
+        owner: row.get(3)?,
+        project_id: row.get(4)?,
+        user_id: row.get(5)?,
+        key_id: row.get(6)?,
         model: row.get(7)?,
-        status: decode_word(Status::from_name, row, 8)?,
-        usage: Usage {
-            prompt_tokens: count(9)?,
-            cached_tokens: count(10)?,
-            completion_tokens: count(11)?,
-            reasoning_tokens: count(12)?,
-            estimated: row.get(13)?,
-            ..Usage::default()
-        },
+        status: row.get(8)?,
+        prompt_tokens: row.get(9)?,
+        cached_tokens: row.get(10)?,
+        completion_tokens: row.get(11)?,
+        reasoning_tokens: row.get(12)?,
+        estimated: row.get(13)?,
         cost: row.get(14)?,
-        ended_at: Timestamp::from_millis(row.get(15)?),
-    })
+    };
+    let turn_id = TurnId::new_unchecked(row.get::<_, String>(0)?);
+    columns.into_entry(turn_id, Timestamp::from_millis(row.get(15)?))
 }

@@ -1,24 +1,31 @@
 //! Messages in SQLite.
 
 use super::SqliteStore;
-use super::paths::{add_siblings, find_message, walk_backward, walk_forward};
-use super::rows::{SELECT_MESSAGE, decode_message, decode_parts, decode_word, message_key};
+use super::paths::{
+    add_siblings, find_message, find_message_by_id, find_newest_message, list_children,
+    walk_backward, walk_forward,
+};
+use super::rows::{SELECT_MESSAGE, SEQ_MASK, decode_message, decode_word, message_key};
+use super::session_rows::{KeyedSession, find_session_key};
 use super::sessions::get_session;
-use super::transaction::read_message;
+use super::transaction::SqliteTransaction;
 use crate::domain::page::{MessageSlice, MessageView};
 use crate::domain::principal::AccessLevel;
 use crate::domain::{Message, MessageId, Principal, Role, Session, SessionId, Timestamp, UserId};
 use crate::error::{Error, Result};
-use crate::store::transaction::{MAX_SEQ, MessageLocation, SessionRow};
+use crate::store::rules::{
+    self, FINISH_REASON_WITH_PARTS, HistoryBudget, HistoryDecision, MessagePageBuilder,
+    ROLES_WITH_PARTS,
+};
+use crate::store::stored_values::decode_parts;
+use crate::store::transaction::{LocatedMessage, MessageLocation, MessageTransaction, SessionRow};
 use crate::store::{
-    HistoryLimits, HistoryMessage, MessagePage, MessageQuery, MessageStore, PostMessage, rules,
+    HistoryLimits, HistoryMessage, MessagePage, MessageQuery, MessageStore, PostMessage,
+    UserMessage,
 };
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, Row};
 use std::ops::ControlFlow;
-
-/// A page ends early once it holds this many bytes, because attachments are large.
-const MAX_PAGE_BYTES: usize = 8 << 20;
 
 #[async_trait]
 impl MessageStore for SqliteStore {
@@ -41,9 +48,10 @@ impl MessageStore for SqliteStore {
         let session = session.clone();
         let id = id.clone();
         self.run_read(move |db| {
-            let row = get_session(db, &principal, &session, AccessLevel::Participant)?;
-            let located = find_message(db, row.key, &id)?.ok_or_else(Error::message_not_found)?;
-            read_message(db, &row, located.location.seq)
+            let KeyedSession { key, row } =
+                get_session(db, &principal, &session, AccessLevel::Participant)?;
+            let located = find_message(db, key, &id)?.ok_or_else(Error::message_not_found)?;
+            read_message(db, key, &row, located.location.seq)
         })
         .await
     }
@@ -57,12 +65,12 @@ impl MessageStore for SqliteStore {
         let principal = principal.clone();
         let session = session.clone();
         self.run_read(move |db| {
-            let row = get_session(db, &principal, &session, AccessLevel::Participant)?;
+            let session = get_session(db, &principal, &session, AccessLevel::Participant)?;
             let mut page = match query.view {
-                MessageView::Path => read_path_page(db, &row, &query)?,
-                MessageView::All => read_all_page(db, &row, &query)?,
+                MessageView::Path => read_path_page(db, &session, &query)?,
+                MessageView::All => read_all_page(db, &session, &query)?,
             };
-            add_siblings(db, row.key, &mut page.messages)?;
+            add_siblings(db, session.key, &mut page.messages)?;
             Ok(page)
         })
         .await
@@ -80,100 +88,154 @@ impl MessageStore for SqliteStore {
     }
 }
 
-/// Collects messages until it has seen one more than the limit.
-struct MessagePageBuilder<'a> {
-    row: &'a SessionRow,
-    limit: usize,
-    bytes: usize,
-    messages: Vec<Message>,
-    has_more: bool,
+impl MessageTransaction for SqliteTransaction<'_> {
+    async fn find_message(
+        &mut self,
+        row: &SessionRow,
+        id: &MessageId,
+    ) -> Result<Option<LocatedMessage>> {
+        find_message(self.db, self.session_key(row)?, id)
+    }
+
+    async fn find_message_by_id(
+        &mut self,
+        row: &SessionRow,
+        id: &MessageId,
+    ) -> Result<Option<LocatedMessage>> {
+        find_message_by_id(self.db, self.session_key(row)?, id)
+    }
+
+    async fn find_newest_message(
+        &mut self,
+        row: &SessionRow,
+        id: &MessageId,
+    ) -> Result<Option<LocatedMessage>> {
+        find_newest_message(self.db, self.session_key(row)?, id)
+    }
+
+    async fn read_message(&mut self, row: &SessionRow, at: MessageLocation) -> Result<Message> {
+        read_message(self.db, self.session_key(row)?, row, at.seq)
+    }
+
+    async fn read_user_message(
+        &mut self,
+        row: &SessionRow,
+        at: MessageLocation,
+    ) -> Result<UserMessage> {
+        let sql = "SELECT id, parent_id, role, content, tokens, parts FROM messages WHERE key = ?1";
+        let mut statement = self.db.prepare_cached(sql)?;
+        let mut rows = statement.query([message_key(self.session_key(row)?, at.seq)])?;
+        let row = rows.next()?.ok_or_else(Error::message_not_found)?;
+        Ok(UserMessage {
+            id: MessageId::new_unchecked(row.get::<_, String>(0)?),
+            parent_id: row.get::<_, Option<String>>(1)?.map(MessageId::new_unchecked),
+            role: decode_word(Role::from_name, row, 2)?,
+            content: row.get(3)?,
+            tokens: row.get(4)?,
+            parts: decode_parts(row.get(5)?)?,
+        })
+    }
+
+    async fn list_children(
+        &mut self,
+        row: &SessionRow,
+        parent: MessageLocation,
+    ) -> Result<Vec<MessageLocation>> {
+        let found = list_children(self.db, self.session_key(row)?, Some(parent))?;
+        Ok(found.into_iter().map(|child| child.location).collect())
+    }
 }
 
-impl<'a> MessagePageBuilder<'a> {
-    fn new(row: &'a SessionRow, query: &MessageQuery) -> Self {
-        Self { row, limit: query.limit as usize, bytes: 0, messages: Vec::new(), has_more: false }
-    }
-
-    fn push_row(&mut self, found: &Row<'_>) -> Result<ControlFlow<()>> {
-        // Checked before a message is added, so a page has at least one, however large.
-        if self.messages.len() == self.limit || self.bytes > MAX_PAGE_BYTES {
-            self.has_more = true;
-            return Ok(ControlFlow::Break(()));
-        }
-        let message = decode_message(found, self.row)?;
-        self.bytes += message.content.len() + message.parts.as_json().len();
-        self.messages.push(message);
-        Ok(ControlFlow::Continue(()))
-    }
-
-    fn into_page(self) -> MessagePage {
-        MessagePage { messages: self.messages, has_more: self.has_more }
-    }
-
-    fn into_reversed_page(mut self) -> MessagePage {
-        self.messages.reverse();
-        self.into_page()
-    }
+/// Reads one message with its siblings.
+fn read_message(db: &Connection, key: i64, row: &SessionRow, seq: u32) -> Result<Message> {
+    let mut statement = db.prepare_cached(&format!("{SELECT_MESSAGE} WHERE key = ?1"))?;
+    let mut rows = statement.query([message_key(key, seq)])?;
+    let found = rows.next()?.ok_or_else(Error::message_not_found)?;
+    let mut message = decode_message(found, row)?;
+    add_siblings(db, key, std::slice::from_mut(&mut message))?;
+    Ok(message)
 }
 
-fn read_path_page(db: &Connection, row: &SessionRow, query: &MessageQuery) -> Result<MessagePage> {
-    let mut page = MessagePageBuilder::new(row, query);
-    let find_anchor = |id: &MessageId| {
-        Ok::<_, Error>(
-            find_message(db, row.key, id)?.ok_or_else(Error::message_not_found)?.location,
-        )
-    };
+/// Adds the message of a row to a page, and breaks once the page is full.
+fn push_row(
+    page: &mut MessagePageBuilder<Message>,
+    found: &Row<'_>,
+    session: &SessionRow,
+) -> Result<ControlFlow<()>> {
+    let message = decode_message(found, session)?;
+    let bytes = message.content.len() + message.parts.as_json().len();
+    Ok(if page.push(message, bytes) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+}
+
+fn read_path_page(
+    db: &Connection,
+    session: &KeyedSession,
+    query: &MessageQuery,
+) -> Result<MessagePage> {
+    let KeyedSession { key, row } = session;
+    let mut page = MessagePageBuilder::new(query);
     match &query.slice {
         MessageSlice::Newest => {
-            walk_backward(db, row.key, row.head, SELECT_MESSAGE, |found| page.push_row(found))?;
-            Ok(page.into_reversed_page())
+            walk_backward(db, *key, row.head, SELECT_MESSAGE, |found| {
+                push_row(&mut page, found, row)
+            })?;
+            Ok(to_page(page.reversed()))
         }
         MessageSlice::Before(id) => {
-            let at = find_anchor(id)?;
+            let at = find_anchor(db, *key, id)?;
             // A location without a message is fine as an upper bound: if `at` is the first in its
             // node, nothing of that node is in range.
             let before = MessageLocation { seq: at.seq - 1, ..at };
-            walk_backward(db, row.key, Some(before), SELECT_MESSAGE, |found| page.push_row(found))?;
-            Ok(page.into_reversed_page())
+            walk_backward(db, *key, Some(before), SELECT_MESSAGE, |found| {
+                push_row(&mut page, found, row)
+            })?;
+            Ok(to_page(page.reversed()))
         }
         MessageSlice::After(id) => {
-            let at = find_anchor(id)?;
-            let is_on_path = walk_forward(db, row.key, row.head, at, SELECT_MESSAGE, |found| {
-                page.push_row(found)
+            let at = find_anchor(db, *key, id)?;
+            let is_on_path = walk_forward(db, *key, row.head, at, SELECT_MESSAGE, |found| {
+                push_row(&mut page, found, row)
             })?;
             if !is_on_path {
-                return Err(Error::invalid_field(
-                    "after",
-                    "must name a message of the active path, or go with view=all",
-                ));
+                return Err(rules::anchor_off_path());
             }
-            Ok(page.into_page())
+            Ok(to_page(page))
         }
     }
 }
 
+/// Finds the message that a page starts from.
+fn find_anchor(db: &Connection, key: i64, id: &MessageId) -> Result<MessageLocation> {
+    Ok(find_message(db, key, id)?.ok_or_else(Error::message_not_found)?.location)
+}
+
+fn to_page(page: MessagePageBuilder<Message>) -> MessagePage {
+    let (messages, has_more) = page.finish();
+    MessagePage { messages, has_more }
+}
+
 /// A page of all branches, in the order in which the messages were stored.
-fn read_all_page(db: &Connection, row: &SessionRow, query: &MessageQuery) -> Result<MessagePage> {
-    let mut page = MessagePageBuilder::new(row, query);
-    let seq_of = |id: &MessageId| {
-        Ok::<_, Error>(
-            find_message(db, row.key, id)?.ok_or_else(Error::message_not_found)?.location.seq,
-        )
-    };
+fn read_all_page(
+    db: &Connection,
+    session: &KeyedSession,
+    query: &MessageQuery,
+) -> Result<MessagePage> {
+    let KeyedSession { key, row } = session;
     let (first, last, order) = match &query.slice {
-        MessageSlice::Newest => (1, MAX_SEQ, "DESC"),
-        MessageSlice::Before(id) => (1, seq_of(id)? - 1, "DESC"),
-        MessageSlice::After(id) => (seq_of(id)? + 1, MAX_SEQ, "ASC"),
+        MessageSlice::Newest => (1, SEQ_MASK, "DESC"),
+        MessageSlice::Before(id) => (1, find_anchor(db, *key, id)?.seq - 1, "DESC"),
+        MessageSlice::After(id) => (find_anchor(db, *key, id)?.seq + 1, SEQ_MASK, "ASC"),
     };
     let sql = format!("{SELECT_MESSAGE} WHERE key BETWEEN ?1 AND ?2 ORDER BY key {order}");
     let mut statement = db.prepare_cached(&sql)?;
-    let mut rows = statement.query([message_key(row.key, first), message_key(row.key, last)])?;
+    let mut rows = statement.query([message_key(*key, first), message_key(*key, last)])?;
+    let mut page = MessagePageBuilder::new(query);
     while let Some(found) = rows.next()? {
-        if page.push_row(found)?.is_break() {
+        if push_row(&mut page, found, row)?.is_break() {
             break;
         }
     }
-    Ok(if order == "ASC" { page.into_page() } else { page.into_reversed_page() })
+    Ok(to_page(if order == "ASC" { page } else { page.reversed() }))
 }
 
 fn recent_history(
@@ -182,48 +244,30 @@ fn recent_history(
     last: &MessageId,
     limits: HistoryLimits,
 ) -> Result<Vec<HistoryMessage>> {
-    let sql = "SELECT key FROM sessions WHERE id = ?1";
-    let key: Option<i64> =
-        db.prepare_cached(sql)?.query_row([session.as_str()], |row| row.get(0)).optional()?;
-    let key = key.ok_or_else(Error::session_not_found)?;
+    let key = find_session_key(db, session)?.ok_or_else(Error::session_not_found)?;
     let at = find_message(db, key, last)?.ok_or_else(Error::message_not_found)?.location;
     let mut found = Vec::new();
-    let mut tokens_left = limits.max_tokens;
-    let mut part_bytes_left = limits.max_part_bytes;
-    // Parts are large: the column is not read for callers that ignore it, and of replies only those
-    // with function calls matter.
-    let parts_column = match limits.max_part_bytes {
-        0 => "NULL",
-        _ => "CASE WHEN role IN ('user', 'tool') OR finish_reason = 'tool-calls' THEN parts END",
-    };
+    let mut budget = HistoryBudget::new(limits);
     let select = format!(
-        "SELECT key, id, role, content, tokens, parent_id, {parts_column}, sender_id, created_at, \
-         path_tokens FROM messages"
+        "SELECT key, id, role, content, tokens, parent_id, {}, sender_id, created_at, \
+         path_tokens FROM messages",
+        parts_column(limits)
     );
     walk_backward(db, key, Some(at), &select, |row| {
         let content = row.get_ref(3)?.as_str().map_err(Error::store_unavailable)?;
         let parts = row.get_ref(6)?.as_str_or_null().map_err(Error::store_unavailable)?;
-        // Parts that exceed the limit are left out; the text still counts.
-        let parts = parts.filter(|parts| parts.len() <= part_bytes_left);
-        // Nothing that a model could read, so it does not use up the limits.
-        if content.is_empty() && parts.is_none() {
-            return Ok(ControlFlow::Continue(()));
-        }
-        let tokens: u32 = row.get(4)?;
-        let size = tokens.saturating_add(limits.token_overhead);
-        // The first message that does not fit ends the history: a gap would falsify
-        // the conversation.
-        if found.len() == limits.max_messages as usize || size > tokens_left {
-            return Ok(ControlFlow::Break(()));
-        }
-        tokens_left -= size;
-        part_bytes_left -= parts.map_or(0, str::len);
+        let tokens = row.get(4)?;
+        let with_parts = match budget.admit(content, parts.map_or(0, str::len), tokens) {
+            HistoryDecision::Skip => return Ok(ControlFlow::Continue(())),
+            HistoryDecision::End => return Ok(ControlFlow::Break(())),
+            HistoryDecision::Include { with_parts } => with_parts,
+        };
         found.push(HistoryMessage {
             id: MessageId::new_unchecked(row.get::<_, String>(1)?),
             role: decode_word(Role::from_name, row, 2)?,
             content: content.to_owned(),
             tokens,
-            parts: decode_parts(parts.map(str::to_owned))?,
+            parts: decode_parts(parts.filter(|_| with_parts).map(str::to_owned))?,
             parent_id: row.get::<_, Option<String>>(5)?.map(MessageId::new_unchecked),
             sender_id: UserId::new_unchecked(row.get::<_, String>(7)?),
             created_at: Timestamp::from_millis(row.get(8)?),
@@ -232,4 +276,14 @@ fn recent_history(
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(found)
+}
+
+/// [`needs_parts`](rules::needs_parts) as a column: SQLite does not read parts that are not needed.
+fn parts_column(limits: HistoryLimits) -> String {
+    if limits.max_part_bytes == 0 {
+        return "NULL".to_owned();
+    }
+    let roles = ROLES_WITH_PARTS.map(|role| format!("'{}'", role.as_str())).join(", ");
+    let finish_reason = FINISH_REASON_WITH_PARTS.as_str();
+    format!("CASE WHEN role IN ({roles}) OR finish_reason = '{finish_reason}' THEN parts END")
 }

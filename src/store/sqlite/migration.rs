@@ -8,8 +8,8 @@
 use super::SqliteStore;
 use super::paths::walk_node;
 use super::responses::list_session_responses;
-use super::rows::{SELECT_MESSAGE, decode_new_message, seq_from_key};
-use super::sessions::find_session;
+use super::rows::{SELECT_MESSAGE, SEQ_BITS, decode_new_message, seq_from_key};
+use super::session_rows::{KeyedSession, find_session, find_session_key};
 use super::turn_log::read_whole_log;
 use crate::domain::{MessageId, ProjectId, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Result};
@@ -18,7 +18,7 @@ use crate::store::migration::{
     MAX_PAGE_BYTES, MessageDump, MigrationSource, MigrationStore, NodeDump, QueuedTurnDump,
     RequestDump, SessionDump, StoreTotals,
 };
-use crate::store::transaction::{LocatedMessage, MAX_SEQ, MessageLocation, SessionRow};
+use crate::store::transaction::{LocatedMessage, MessageLocation, SessionRow};
 use async_trait::async_trait;
 use rusqlite::{Connection, Row, params};
 use std::ops::ControlFlow;
@@ -28,16 +28,18 @@ impl MigrationStore for SqliteStore {
     async fn dump_session(&self, id: &SessionId, since: Timestamp) -> Result<Option<SessionDump>> {
         let id = id.clone();
         self.run_read(move |db| {
-            let Some(row) = find_session(db, &id)? else { return Ok(None) };
+            let Some(KeyedSession { key, row }) = find_session(db, &id)? else {
+                return Ok(None);
+            };
             // Logs of ended turns have no further use.
             let log = match &row.session.active_turn {
                 Some(turn) => read_whole_log(db, &turn.turn_id)?,
                 None => Vec::new(),
             };
             Ok(Some(SessionDump {
-                queued_turns: dump_queued_turns(db, row.key)?,
-                requests: dump_requests(db, row.key, since)?,
-                responses: list_session_responses(db, row.key)?,
+                queued_turns: dump_queued_turns(db, key)?,
+                requests: dump_requests(db, key, since)?,
+                responses: list_session_responses(db, key)?,
                 log: log.into_iter().map(Into::into).collect(),
                 row,
             }))
@@ -138,19 +140,19 @@ fn dump_nodes(db: &Connection, session: &SessionRow, first: u32) -> Result<Vec<N
     let sql = format!(
         "SELECT n.number, n.prev_node, n.prev_seq, n.first_seq, n.last_seq, n.messages, n.bytes, \
          n.created_at, m.id FROM nodes n LEFT JOIN messages m \
-         ON m.key = n.session * {} + n.prev_seq AND n.prev_seq > 0 \
-         WHERE n.session = ?1 AND n.number >= ?2 ORDER BY n.number",
-        i64::from(MAX_SEQ) + 1
+         ON m.key = (n.session << {SEQ_BITS}) + n.prev_seq AND n.prev_seq > 0 \
+         WHERE n.session = ?1 AND n.number >= ?2 ORDER BY n.number"
     );
+    let key = find_session_key(db, &session.session.id)?.ok_or_else(Error::session_not_found)?;
     let mut statement = db.prepare_cached(&sql)?;
-    let mut rows = statement.query((session.key, first))?;
+    let mut rows = statement.query((key, first))?;
     let mut page = Vec::new();
     let mut bytes = 0;
     // Checked before a node is read, so a page has at least one, however large.
     while bytes < MAX_PAGE_BYTES
         && let Some(row) = rows.next()?
     {
-        let node = dump_node(db, session, row)?;
+        let node = dump_node(db, key, session, row)?;
         bytes += node.bytes;
         page.push(node);
     }
@@ -158,7 +160,7 @@ fn dump_nodes(db: &Connection, session: &SessionRow, first: u32) -> Result<Vec<N
 }
 
 /// Reads a node with its messages and checks that each follows its recorded parent.
-fn dump_node(db: &Connection, session: &SessionRow, row: &Row<'_>) -> Result<NodeDump> {
+fn dump_node(db: &Connection, key: i64, session: &SessionRow, row: &Row<'_>) -> Result<NodeDump> {
     let number = row.get(0)?;
     let prev = MessageLocation { node: row.get(1)?, seq: row.get(2)? };
     let prev_id: Option<String> = row.get(8)?;
@@ -167,7 +169,7 @@ fn dump_node(db: &Connection, session: &SessionRow, row: &Row<'_>) -> Result<Nod
         prev_id.map(|id| LocatedMessage { id: MessageId::new_unchecked(id), location: prev });
     let mut messages = Vec::new();
     let end = MessageLocation { node: number, seq: last_seq };
-    walk_node(db, session.key, end, SELECT_MESSAGE, |found| {
+    walk_node(db, key, end, SELECT_MESSAGE, |found| {
         let message = decode_new_message(found, session)?;
         let parent_id: Option<String> = found.get(3)?;
         // A node is a contiguous run of one path. Anything else is corruption and

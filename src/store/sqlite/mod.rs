@@ -4,13 +4,14 @@
 //! rusqlite is used in this folder only.
 
 mod admin;
-mod append;
 mod embeddings;
+mod filter;
 mod idempotency;
 mod keys;
 mod ledger;
 mod messages;
 mod migration;
+mod nodes;
 mod paths;
 mod projects;
 mod queue;
@@ -20,6 +21,7 @@ mod rows;
 mod schema;
 mod search;
 mod session_list;
+mod session_rows;
 mod sessions;
 mod summaries;
 mod transaction;

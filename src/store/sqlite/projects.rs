@@ -36,7 +36,8 @@ impl ProjectStore for SqliteStore {
         let principal = principal.clone();
         let id = id.clone();
         self.run_read(move |db| {
-            Ok(run_ready(rules::get_project(&mut SqliteTransaction(db), &principal, &id))?.project)
+            Ok(run_ready(rules::get_project(&mut SqliteTransaction::new(db), &principal, &id))?
+                .project)
         })
         .await
     }
@@ -83,7 +84,7 @@ impl ProjectStore for SqliteStore {
         let id = id.clone();
         let path = path.clone();
         self.run_read(move |db| {
-            run_ready(rules::get_file(&mut SqliteTransaction(db), &principal, &id, &path))
+            run_ready(rules::get_file(&mut SqliteTransaction::new(db), &principal, &id, &path))
         })
         .await
     }
@@ -97,7 +98,12 @@ impl ProjectStore for SqliteStore {
         let principal = principal.clone();
         let id = id.clone();
         self.run_read(move |db| {
-            run_ready(rules::select_files(&mut SqliteTransaction(db), &principal, &id, &choose))
+            run_ready(rules::select_files(
+                &mut SqliteTransaction::new(db),
+                &principal,
+                &id,
+                &choose,
+            ))
         })
         .await
     }
@@ -145,15 +151,18 @@ impl ProjectTransaction for SqliteTransaction<'_> {
         // Access is part of the condition: the project of another user takes no longer
         // than a missing one.
         let sql = format!("{SELECT_PROJECT} WHERE id = ?1 AND (?2 OR owner = ?3)");
-        let mut statement = self.0.prepare_cached(&sql)?;
+        let mut statement = self.db.prepare_cached(&sql)?;
         let mut rows =
             statement.query(params![id.as_str(), principal.is_admin, principal.user.as_str()])?;
         let Some(row) = rows.next()? else { return Ok(None) };
-        decode_project(self.0, row).map(Some)
+        let project = decode_project(self.db, row)?;
+        self.note_project(&project.id, row.get(0)?);
+        // The contents are in the rows of the files, so they need no ids.
+        Ok(Some(ProjectRow { project, content_ids: HashMap::new() }))
     }
 
     async fn insert_project(&mut self, project: &Project, files: &[NewFile]) -> Result<()> {
-        self.0
+        self.db
             .prepare_cached(
                 "INSERT INTO projects (id, owner, name, description, system_prompt, \
                  generation_status, version, created_at, updated_at) \
@@ -170,8 +179,8 @@ impl ProjectTransaction for SqliteTransaction<'_> {
                 project.created_at.as_millis(),
                 project.updated_at.as_millis(),
             ])?;
-        let key = self.0.last_insert_rowid();
-        files.iter().try_for_each(|file| upsert_file(self.0, key, project, file))
+        let key = self.db.last_insert_rowid();
+        files.iter().try_for_each(|file| upsert_file(self.db, key, project, file))
     }
 
     async fn update_project(
@@ -180,13 +189,14 @@ impl ProjectTransaction for SqliteTransaction<'_> {
         project: &Project,
         change: FileChange<'_>,
     ) -> Result<()> {
-        self.0
+        let key = self.project_key(row)?;
+        self.db
             .prepare_cached(
                 "UPDATE projects SET name = ?2, description = ?3, system_prompt = ?4, \
                  generation_status = ?5, version = ?6, updated_at = ?7 WHERE key = ?1",
             )?
             .execute(params![
-                row.key,
+                key,
                 project.name,
                 project.description,
                 project.system_prompt,
@@ -196,29 +206,31 @@ impl ProjectTransaction for SqliteTransaction<'_> {
             ])?;
         match change {
             FileChange::None => Ok(()),
-            FileChange::Put(file) => upsert_file(self.0, row.key, project, file),
+            FileChange::Put(file) => upsert_file(self.db, key, project, file),
             FileChange::Remove(path) => {
                 let sql = "DELETE FROM project_files WHERE project = ?1 AND path = ?2";
-                self.0.prepare_cached(sql)?.execute(params![row.key, path.as_str()])?;
+                self.db.prepare_cached(sql)?.execute(params![key, path.as_str()])?;
                 Ok(())
             }
         }
     }
 
     async fn delete_project(&mut self, row: &ProjectRow) -> Result<()> {
+        let key = self.project_key(row)?;
         for rows in
             ["DELETE FROM project_files WHERE project = ?1", "DELETE FROM projects WHERE key = ?1"]
         {
-            self.0.prepare_cached(rows)?.execute([row.key])?;
+            self.db.prepare_cached(rows)?.execute([key])?;
         }
         Ok(())
     }
 
     async fn read_files(&mut self, row: &ProjectRow, paths: &[FilePath]) -> Result<Vec<String>> {
+        let key = self.project_key(row)?;
         let sql = "SELECT content FROM project_files WHERE project = ?1 AND path = ?2";
-        let mut statement = self.0.prepare_cached(sql)?;
+        let mut statement = self.db.prepare_cached(sql)?;
         let read = |path: &FilePath| {
-            Ok(statement.query_row(params![row.key, path.as_str()], |row| row.get(0))?)
+            Ok(statement.query_row(params![key, path.as_str()], |row| row.get(0))?)
         };
         paths.iter().map(read).collect()
     }
@@ -256,27 +268,24 @@ fn list_projects(db: &Connection, owner: &UserId, page: u32, limit: u32) -> Resu
     let mut rows = statement.query(params![owner.as_str(), limit, offset])?;
     let mut projects = Vec::new();
     while let Some(row) = rows.next()? {
-        projects.push(decode_project(db, row)?.project);
+        projects.push(decode_project(db, row)?);
     }
     Ok(ProjectPage { projects, pagination: Pagination::new(page, limit, total.into()) })
 }
 
-fn decode_project(db: &Connection, row: &Row<'_>) -> Result<ProjectRow> {
-    let key = row.get(0)?;
-    let project = Project {
+fn decode_project(db: &Connection, row: &Row<'_>) -> Result<Project> {
+    Ok(Project {
         id: ProjectId::new_unchecked(row.get::<_, String>(1)?),
         owner: UserId::new_unchecked(row.get::<_, String>(2)?),
         name: row.get(3)?,
         description: row.get(4)?,
         system_prompt: row.get(5)?,
-        files: list_file_entries(db, key)?,
+        files: list_file_entries(db, row.get(0)?)?,
         generation_status: decode_word(GenerationStatus::from_name, row, 6)?,
         version: row.get(7)?,
         created_at: Timestamp::from_millis(row.get(8)?),
         updated_at: Timestamp::from_millis(row.get(9)?),
-    };
-    // The contents are in the rows of the files, so they need no ids.
-    Ok(ProjectRow { key, project, content_ids: HashMap::new() })
+    })
 }
 
 fn list_file_entries(db: &Connection, project: i64) -> Result<Vec<FileEntry>> {

@@ -1,8 +1,8 @@
 //! Responses in SQLite: one row per turn.
 
 use super::SqliteStore;
-use super::sessions::{get_session, get_session_by_key};
-use super::summaries::find_session_key;
+use super::session_rows::{find_session_key, get_session_by_key};
+use super::sessions::get_session;
 use crate::domain::principal::AccessLevel;
 use crate::domain::{MessageId, Principal, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, ErrorKind, Result};
@@ -59,7 +59,7 @@ impl ResponseStore for SqliteStore {
                 .query_row([turn.as_str()], |row| Ok((row.get(7)?, decode_response(row)?)))
                 .optional()?;
             let (key, response) = found.ok_or_else(Error::response_not_found)?;
-            let session = get_session_by_key(db, key)?.session.id;
+            let session = get_session_by_key(db, key)?.row.session.id;
             match get_session(db, &principal, &session, AccessLevel::Participant) {
                 Ok(_) => Ok((session, response)),
                 // A response in a hidden session must look like a missing one.
@@ -78,7 +78,7 @@ impl ResponseStore for SqliteStore {
             let sql = "SELECT session FROM responses WHERE reply_id = ?1";
             let found = db.prepare_cached(sql)?.query_row([reply.as_str()], |row| row.get(0));
             let key = found.optional()?.ok_or_else(Error::response_not_found)?;
-            Ok(get_session_by_key(db, key)?.session.id)
+            Ok(get_session_by_key(db, key)?.row.session.id)
         })
         .await
     }

@@ -4,15 +4,15 @@
 //! other users' words. Whether a match may be seen is decided by the sessions themselves.
 
 use super::SqliteStore;
-use super::rows::{message_key, seq_from_key};
+use super::filter::SqlFilter;
+use super::rows::{SEQ_BITS, SEQ_MASK, message_key, seq_from_key};
 use crate::domain::search::{SearchCursor, SearchMatch, SearchQuery, SearchTerm};
 use crate::domain::{MessageId, Principal, Session, SessionId};
 use crate::error::{Error, Result};
-use crate::store::transaction::MAX_SEQ;
 use crate::store::{IndexBacklog, MessageWords, SearchStore, SessionWords};
 use async_trait::async_trait;
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, Transaction, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use sha2::{Digest, Sha256};
 
 /// Index pages merged in one step.
@@ -119,7 +119,7 @@ impl IndexRows {
 
 /// Deletes the index rows of a session that is being deleted.
 pub(super) fn delete_words(db: &Connection, session: i64) -> Result<()> {
-    let range = [message_key(session, 0), message_key(session, MAX_SEQ)];
+    let range = [message_key(session, 0), message_key(session, SEQ_MASK)];
     for rows in [
         "DELETE FROM message_words WHERE rowid IN (SELECT key FROM kept_words WHERE key BETWEEN ?1 AND ?2)",
         "DELETE FROM kept_words WHERE key BETWEEN ?1 AND ?2",
@@ -170,26 +170,29 @@ fn search_messages(
         .iter()
         .map(|owner| format!("({})", match_expression(&owner_prefix(owner), &query.terms)))
         .collect();
-    let mut filter = SearchFilter::new("message_words MATCH ?", per_owner.join(" OR ").into());
-    filter.add_condition(scope.visibility_condition(), principal.user.as_str().to_owned());
-    filter.add_query_conditions(query, "k.at");
+    let mut filter = SqlFilter::default();
+    filter.add_condition("message_words MATCH ?", [per_owner.join(" OR ").into()]);
+    let user = principal.user.as_str().to_owned();
+    filter.add_condition(scope.visibility_condition(), [user.into()]);
+    add_query_conditions(&mut filter, query, "k.at");
     if let Some(role) = query.role {
-        filter.add_condition("k.role = ?", role.as_str().to_owned());
+        filter.add_condition("k.role = ?", [role.as_str().to_owned().into()]);
     }
     if let Some(SearchCursor { at_millis: at, session, seq }) = &query.after {
-        // 16777215 is `MAX_SEQ` and extracts the seq from a key.
-        filter.add_condition("(k.at, s.id, k.key & 16777215) < (?, ?, ?)", *at);
-        filter.values.extend([session.clone().into(), Value::from(i64::from(*seq))]);
+        filter.add_condition(
+            format!("(k.at, s.id, k.key & {SEQ_MASK}) < (?, ?, ?)"),
+            [(*at).into(), session.clone().into(), Value::from(i64::from(*seq))],
+        );
     }
     let sql = format!(
         "SELECT k.at, s.id, k.key FROM message_words CROSS JOIN kept_words k ON k.key = message_words.rowid \
-         CROSS JOIN sessions s ON s.key = k.key >> 24 WHERE {} \
+         CROSS JOIN sessions s ON s.key = k.key >> {SEQ_BITS} WHERE {} \
          ORDER BY k.at DESC, s.id DESC, k.key DESC LIMIT {}",
-        filter.conditions.join(" AND "),
+        filter.where_clause(),
         u64::from(query.limit) + 1
     );
     let mut statement = db.prepare_cached(&sql)?;
-    let mut rows = statement.query(params_from_iter(&filter.values))?;
+    let mut rows = statement.query(filter.params())?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let key: i64 = row.get(2)?;
@@ -209,23 +212,27 @@ fn search_titles(
     query: &SearchQuery,
 ) -> Result<Vec<SearchMatch>> {
     let scope = SearchScope::load(db, principal)?;
-    let mut filter =
-        SearchFilter::new("session_titles MATCH ?", match_expression("", &query.terms).into());
-    filter.add_condition(scope.visibility_condition(), principal.user.as_str().to_owned());
-    filter.add_query_conditions(query, "s.created_at");
+    let mut filter = SqlFilter::default();
+    let expression = match_expression("", &query.terms);
+    filter.add_condition("session_titles MATCH ?", [expression.into()]);
+    let user = principal.user.as_str().to_owned();
+    filter.add_condition(scope.visibility_condition(), [user.into()]);
+    add_query_conditions(&mut filter, query, "s.created_at");
     if let Some(SearchCursor { at_millis: at, session, seq }) = &query.after {
         // A title counts as seq 0, so that titles and messages share a cursor.
-        filter.add_condition("(s.created_at, s.id, 0) < (?, ?, ?)", *at);
-        filter.values.extend([session.clone().into(), Value::from(i64::from(*seq))]);
+        filter.add_condition(
+            "(s.created_at, s.id, 0) < (?, ?, ?)",
+            [(*at).into(), session.clone().into(), Value::from(i64::from(*seq))],
+        );
     }
     let sql = format!(
         "SELECT s.created_at, s.id FROM session_titles CROSS JOIN sessions s ON s.key = session_titles.rowid \
          WHERE {} ORDER BY s.created_at DESC, s.id DESC LIMIT {}",
-        filter.conditions.join(" AND "),
+        filter.where_clause(),
         u64::from(query.limit) + 1
     );
     let mut statement = db.prepare_cached(&sql)?;
-    let found = statement.query_map(params_from_iter(&filter.values), |row| {
+    let found = statement.query_map(filter.params(), |row| {
         let cursor = SearchCursor { at_millis: row.get(0)?, session: row.get(1)?, seq: 0 };
         Ok(SearchMatch { cursor, message: None })
     })?;
@@ -260,34 +267,17 @@ impl SearchScope {
     }
 }
 
-/// SQL conditions and the values of their parameters.
-struct SearchFilter {
-    conditions: Vec<String>,
-    values: Vec<Value>,
-}
-
-impl SearchFilter {
-    fn new(condition: &str, value: Value) -> Self {
-        Self { conditions: vec![condition.to_owned()], values: vec![value] }
+fn add_query_conditions(filter: &mut SqlFilter, query: &SearchQuery, at: &str) {
+    if let Some(session) = &query.session_id {
+        filter.add_condition("s.id = ?", [session.as_str().to_owned().into()]);
     }
-
-    fn add_condition(&mut self, condition: &str, value: impl Into<Value>) {
-        self.conditions.push(condition.to_owned());
-        self.values.push(value.into());
+    if let Some(project) = &query.project_id {
+        filter.add_condition("s.project_id = ?", [project.as_str().to_owned().into()]);
     }
-
-    fn add_query_conditions(&mut self, query: &SearchQuery, at: &str) {
-        if let Some(session) = &query.session_id {
-            self.add_condition("s.id = ?", session.as_str().to_owned());
-        }
-        if let Some(project) = &query.project_id {
-            self.add_condition("s.project_id = ?", project.as_str().to_owned());
-        }
-        if let Some(from) = query.from {
-            self.add_condition(&format!("{at} >= ?"), from.as_millis());
-        }
-        if let Some(to) = query.to {
-            self.add_condition(&format!("{at} < ?"), to.as_millis());
-        }
+    if let Some(from) = query.from {
+        filter.add_condition(format!("{at} >= ?"), [from.as_millis().into()]);
+    }
+    if let Some(to) = query.to {
+        filter.add_condition(format!("{at} < ?"), [to.as_millis().into()]);
     }
 }

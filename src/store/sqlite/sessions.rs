@@ -1,19 +1,23 @@
 //! Sessions in SQLite.
 
-use super::SqliteStore;
-use super::rows::{SELECT_SESSION, decode_session, encode_json, message_key};
-use super::session_list::{self, SessionVisibility};
+use super::rows::message_key;
+use super::session_rows::{KeyedSession, get_session_by_key};
 use super::transaction::{SqliteTransaction, run_ready};
+use super::{SqliteStore, search, session_list, session_rows};
 use crate::domain::page::SessionQuery;
 use crate::domain::principal::AccessLevel;
 use crate::domain::session::SessionStatus;
 use crate::domain::title::SessionTitle;
 use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId, UserId};
-use crate::error::{Error, Result};
-use crate::store::rules::{self, fold_title, participants_with_owner};
-use crate::store::transaction::SessionRow;
+use crate::error::Result;
+use crate::store::rules::{
+    self, SessionVisibility, activity_time, fold_title, participants_with_owner,
+};
+use crate::store::stored_values::encode_json;
+use crate::store::transaction::{SessionRow, SessionTransaction};
 use crate::store::{
-    DeleteFilter, DeletionResult, NewSession, SessionPage, SessionStore, SessionUpdate,
+    DeleteFilter, DeletionResult, ImportSession, NewSession, SessionPage, SessionStore,
+    SessionUpdate,
 };
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
@@ -39,7 +43,7 @@ impl SessionStore for SqliteStore {
         let principal = principal.clone();
         let id = id.clone();
         self.run_read(move |db| {
-            Ok(get_session(db, &principal, &id, access)?.into_session_with_nodes())
+            Ok(get_session(db, &principal, &id, access)?.row.into_session_with_nodes())
         })
         .await
     }
@@ -51,7 +55,9 @@ impl SessionStore for SqliteStore {
     ) -> Result<SessionPage> {
         let user = principal.user.clone();
         self.run_read(move |db| {
-            session_list::list_sessions(db, SessionVisibility::Participant(&user), &query)
+            let is_guest = session_list::is_guest(db, &user)?;
+            let visibility = SessionVisibility::of_user(&user, is_guest);
+            session_list::list_sessions(db, visibility, &query)
         })
         .await
     }
@@ -106,27 +112,200 @@ impl SessionStore for SqliteStore {
     }
 }
 
-/// Finds a session without an access check.
-pub(super) fn find_session(db: &Connection, id: &SessionId) -> Result<Option<SessionRow>> {
-    let mut statement = db.prepare_cached(&format!("{SELECT_SESSION} WHERE s.id = ?1"))?;
-    let mut rows = statement.query([id.as_str()])?;
-    rows.next()?.map(decode_session).transpose()
-}
+impl SessionTransaction for SqliteTransaction<'_> {
+    async fn find_session(&mut self, id: &SessionId) -> Result<Option<SessionRow>> {
+        let found = session_rows::find_session(self.db, id)?;
+        Ok(found.map(|found| self.note_session(found)))
+    }
 
-/// Finds a session that `principal` may see. The query checks that, so nothing but the owner is
-/// read of a hidden session.
-pub(super) fn find_visible_session(
-    db: &Connection,
-    principal: &Principal,
-    id: &SessionId,
-) -> Result<Option<SessionRow>> {
-    let mut statement = db.prepare_cached(&format!(
-        "{SELECT_SESSION} WHERE s.id = ?1 AND (?2 OR s.owner = ?3 OR EXISTS \
-         (SELECT 1 FROM participants p WHERE p.user_id = ?3 AND p.session = s.key))"
-    ))?;
-    let mut rows =
-        statement.query(params![id.as_str(), principal.is_admin, principal.user.as_str()])?;
-    rows.next()?.map(decode_session).transpose()
+    async fn find_visible_session(
+        &mut self,
+        principal: &Principal,
+        id: &SessionId,
+    ) -> Result<Option<SessionRow>> {
+        let found = session_rows::find_visible_session(self.db, principal, id)?;
+        Ok(found.map(|found| self.note_session(found)))
+    }
+
+    async fn insert_session(
+        &mut self,
+        owner: &UserId,
+        id: &SessionId,
+        new: &NewSession,
+        now: Timestamp,
+    ) -> Result<SessionRow> {
+        let db = self.db;
+        let participants = participants_with_owner(owner, &new.participants);
+        db.prepare_cached(
+            "INSERT INTO sessions (id, owner, participants, project_id, title, title_words, title_source, status, \
+             archived, pinned, meta, user_meta, theme, settings, version, messages, nodes, activity_at, created_at, \
+             updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, 0, ?9, ?10, ?11, ?12, 1, 0, 0, ?13, ?13, ?13)",
+        )?
+        .execute(params![
+            id.as_str(),
+            owner.as_str(),
+            encode_json(&participants)?,
+            new.project_id.as_ref().map(|project| project.as_str()),
+            new.title.text,
+            fold_title(&new.title.text),
+            new.title.source.as_str(),
+            SessionStatus::ACTIVE,
+            new.meta.as_json(),
+            new.user_meta.as_json(),
+            new.theme.as_json(),
+            encode_json(&new.settings)?,
+            now.as_millis(),
+        ])?;
+        let key = db.last_insert_rowid();
+        index_title(db, key, &new.title.text)?;
+        insert_participants(db, key, owner, &participants)?;
+        // Read back, so that the defaults of the table are not repeated here.
+        let inserted = get_session_by_key(db, key)?;
+        Ok(self.note_session(inserted))
+    }
+
+    async fn update_session(
+        &mut self,
+        row: &SessionRow,
+        update: SessionUpdate,
+        now: Timestamp,
+    ) -> Result<()> {
+        let db = self.db;
+        let key = self.session_key(row)?;
+        let old = row.session.clone();
+        if let Some(title) = &update.title {
+            write_title(db, key, title)?;
+        }
+        let participants = match &update.participants {
+            None => old.participants,
+            Some(others) => {
+                // The row keeps the ordered list, the table serves lookups by user.
+                db.prepare_cached("DELETE FROM participants WHERE session = ?1")?.execute([key])?;
+                let all = participants_with_owner(&old.owner, others);
+                insert_participants(db, key, &old.owner, &all)?;
+                all
+            }
+        };
+        db.prepare_cached(
+            "UPDATE sessions SET participants = ?2, project_id = ?3, status = ?4, archived = ?5, pinned = ?6, meta = ?7, \
+             user_meta = ?8, theme = ?9, settings = ?10, updated_at = ?11, version = version + 1 WHERE key = ?1",
+        )?
+        .execute(params![
+            key,
+            encode_json(&participants)?,
+            update.project_id.unwrap_or(old.project_id).as_ref().map(|project| project.as_str()),
+            update.status.unwrap_or(old.status).as_str(),
+            update.archived.unwrap_or(old.archived),
+            update.pinned.unwrap_or(old.pinned),
+            update.meta.unwrap_or(old.meta).as_json(),
+            update.user_meta.unwrap_or(old.user_meta).as_json(),
+            update.theme.unwrap_or(old.theme).as_json(),
+            encode_json(&update.settings.unwrap_or(old.settings))?,
+            now.as_millis(),
+        ])?;
+        Ok(())
+    }
+
+    async fn set_title(&mut self, row: &SessionRow, title: &SessionTitle) -> Result<()> {
+        let db = self.db;
+        let key = self.session_key(row)?;
+        db.prepare_cached("UPDATE sessions SET version = version + 1 WHERE key = ?1")?
+            .execute([key])?;
+        write_title(db, key, title)
+    }
+
+    async fn set_imported_fields(
+        &mut self,
+        row: &SessionRow,
+        import: &ImportSession,
+    ) -> Result<()> {
+        let db = self.db;
+        let key = self.session_key(row)?;
+        db.prepare_cached(
+            "UPDATE sessions SET status = ?2, archived = ?3, pinned = ?4, last_seen = ?5 WHERE key = ?1",
+        )?
+        .execute(params![
+            key,
+            import.status.as_str(),
+            import.archived,
+            import.pinned,
+            import.last_seen.map(Timestamp::as_millis)
+        ])?;
+        Ok(())
+    }
+
+    async fn save_counters(&mut self, row: &SessionRow) -> Result<()> {
+        let db = self.db;
+        let key = self.session_key(row)?;
+        let session = &row.session;
+        db.prepare_cached(
+            "UPDATE sessions SET messages = ?2, nodes = ?3, head_id = ?4, head_seq = ?5, head_node = ?6, \
+             last_message = ?7, last_message_at = ?8, activity_at = ?9, last_seen = ?10, updated_at = ?11 WHERE key = ?1",
+        )?
+        .execute(params![
+            key,
+            session.messages_count,
+            row.node_count,
+            session.head_id.as_ref().map(|id| id.as_str()),
+            row.head.map(|head| head.seq),
+            row.head.map(|head| head.node),
+            session.last_message,
+            session.last_message_at.map(Timestamp::as_millis),
+            activity_time(session).as_millis(),
+            session.last_seen.map(Timestamp::as_millis),
+            session.updated_at.as_millis(),
+        ])?;
+        Ok(())
+    }
+
+    async fn save_read_marks(&mut self, row: &SessionRow) -> Result<()> {
+        let db = self.db;
+        let key = self.session_key(row)?;
+        db.prepare_cached("UPDATE sessions SET read_marks = ?2 WHERE key = ?1")?
+            .execute((key, encode_json(&row.read_marks)?))?;
+        Ok(())
+    }
+
+    async fn delete_session(&mut self, row: &SessionRow) -> Result<DeletionResult> {
+        let db = self.db;
+        let key = self.session_key(row)?;
+        // Without its claim, the running turn can store neither its log nor its reply.
+        let running: Option<String> = db
+            .prepare_cached("DELETE FROM turns WHERE session = ?1 RETURNING turn_id")?
+            .query_row([key], |row| row.get(0))
+            .optional()?;
+        // Seqs start at 1, so the upper bound is below the messages of the next session.
+        let messages = db
+            .prepare_cached("DELETE FROM messages WHERE key BETWEEN ?1 AND ?2")?
+            .execute([message_key(key, 0), message_key(key + 1, 0)])?;
+        db.prepare_cached("DELETE FROM embeddings WHERE key BETWEEN ?1 AND ?2")?
+            .execute([message_key(key, 0), message_key(key + 1, 0)])?;
+        let queued: Vec<String> = db
+            .prepare_cached("DELETE FROM queue WHERE session = ?1 RETURNING turn_id")?
+            .query_map([key], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        search::delete_words(db, key)?;
+        // There are no foreign keys that would delete these rows.
+        for rows in [
+            "DELETE FROM nodes WHERE session = ?1",
+            "DELETE FROM summaries WHERE session = ?1",
+            "DELETE FROM turn_log WHERE session = ?1",
+            "DELETE FROM responses WHERE session = ?1",
+            "DELETE FROM participants WHERE session = ?1",
+            "DELETE FROM idempotency_keys WHERE session = ?1",
+            "DELETE FROM session_titles WHERE rowid = ?1",
+            "DELETE FROM sessions WHERE key = ?1",
+        ] {
+            db.prepare_cached(rows)?.execute([key])?;
+        }
+        let turns = queued.into_iter().chain(running).map(TurnId::new_unchecked).collect();
+        Ok(DeletionResult {
+            sessions: 1,
+            messages: messages as u64,
+            turns,
+            ..DeletionResult::default()
+        })
+    }
 }
 
 /// Returns the session if `principal` has the required access.
@@ -135,57 +314,10 @@ pub(super) fn get_session(
     principal: &Principal,
     id: &SessionId,
     access: AccessLevel,
-) -> Result<SessionRow> {
-    run_ready(rules::get_session(&mut SqliteTransaction(db), principal, id, access))
-}
-
-pub(super) fn get_session_by_key(db: &Connection, key: i64) -> Result<SessionRow> {
-    let mut statement = db.prepare_cached(&format!("{SELECT_SESSION} WHERE s.key = ?1"))?;
-    let mut rows = statement.query([key])?;
-    rows.next()?.map(decode_session).transpose()?.ok_or_else(Error::session_not_found)
-}
-
-/// Inserts a session and reads it back.
-pub(super) fn insert_session(
-    db: &Connection,
-    owner: &UserId,
-    id: &SessionId,
-    new: &NewSession,
-    now: Timestamp,
-) -> Result<SessionRow> {
-    let participants = participants_with_owner(owner, &new.participants);
-    db.prepare_cached(
-        "INSERT INTO sessions (id, owner, participants, project_id, title, title_words, title_source, status, \
-         archived, pinned, meta, user_meta, theme, settings, version, messages, nodes, activity_at, created_at, \
-         updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, 0, ?9, ?10, ?11, ?12, 1, 0, 0, ?13, ?13, ?13)",
-    )?
-    .execute(params![
-        id.as_str(),
-        owner.as_str(),
-        encode_json(&participants)?,
-        new.project_id.as_ref().map(|project| project.as_str()),
-        new.title.text,
-        fold_title(&new.title.text),
-        new.title.source.as_str(),
-        SessionStatus::ACTIVE,
-        new.meta.as_json(),
-        new.user_meta.as_json(),
-        new.theme.as_json(),
-        encode_json(&new.settings)?,
-        now.as_millis(),
-    ])?;
-    let key = db.last_insert_rowid();
-    index_title(db, key, &new.title.text)?;
-    insert_participants(db, key, owner, &participants)?;
-    // Read back, so that the defaults of the table are not repeated here.
-    get_session_by_key(db, key)
-}
-
-/// Sets a generated title. It counts as an update of the session's own fields.
-pub(super) fn set_title(db: &Connection, key: i64, title: &SessionTitle) -> Result<()> {
-    db.prepare_cached("UPDATE sessions SET version = version + 1 WHERE key = ?1")?
-        .execute([key])?;
-    write_title(db, key, title)
+) -> Result<KeyedSession> {
+    let mut tx = SqliteTransaction::new(db);
+    let row = run_ready(rules::get_session(&mut tx, principal, id, access))?;
+    Ok(KeyedSession { key: tx.session_key(&row)?, row })
 }
 
 /// Writes a title to the session's row and to the index of titles.
@@ -219,48 +351,6 @@ fn insert_participants(
     Ok(())
 }
 
-/// Replaces the given fields and increments the version.
-pub(super) fn update_session(
-    db: &Connection,
-    row: &SessionRow,
-    update: SessionUpdate,
-    now: Timestamp,
-) -> Result<()> {
-    let key = row.key;
-    let old = row.session.clone();
-    if let Some(title) = &update.title {
-        write_title(db, key, title)?;
-    }
-    let participants = match &update.participants {
-        None => old.participants,
-        Some(others) => {
-            // The row keeps the ordered list, the table serves lookups by user.
-            db.prepare_cached("DELETE FROM participants WHERE session = ?1")?.execute([key])?;
-            let all = participants_with_owner(&old.owner, others);
-            insert_participants(db, key, &old.owner, &all)?;
-            all
-        }
-    };
-    db.prepare_cached(
-        "UPDATE sessions SET participants = ?2, project_id = ?3, status = ?4, archived = ?5, pinned = ?6, meta = ?7, \
-         user_meta = ?8, theme = ?9, settings = ?10, updated_at = ?11, version = version + 1 WHERE key = ?1",
-    )?
-    .execute(params![
-        key,
-        encode_json(&participants)?,
-        update.project_id.unwrap_or(old.project_id).as_ref().map(|project| project.as_str()),
-        update.status.unwrap_or(old.status).as_str(),
-        update.archived.unwrap_or(old.archived),
-        update.pinned.unwrap_or(old.pinned),
-        update.meta.unwrap_or(old.meta).as_json(),
-        update.user_meta.unwrap_or(old.user_meta).as_json(),
-        update.theme.unwrap_or(old.theme).as_json(),
-        encode_json(&update.settings.unwrap_or(old.settings))?,
-        now.as_millis(),
-    ])?;
-    Ok(())
-}
-
 fn list_owned_sessions(
     db: &Connection,
     owner: &UserId,
@@ -278,45 +368,4 @@ fn list_owned_sessions(
             .collect::<Result<_, _>>()?,
     };
     Ok(ids)
-}
-
-/// Deletes a session and everything that belongs to it.
-pub(super) fn delete_session(db: &Connection, row: &SessionRow) -> Result<DeletionResult> {
-    let key = row.key;
-    // Without its claim, the running turn can store neither its log nor its reply.
-    let running: Option<String> = db
-        .prepare_cached("DELETE FROM turns WHERE session = ?1 RETURNING turn_id")?
-        .query_row([key], |row| row.get(0))
-        .optional()?;
-    // Seqs start at 1, so the upper bound is below the messages of the next session.
-    let messages = db
-        .prepare_cached("DELETE FROM messages WHERE key BETWEEN ?1 AND ?2")?
-        .execute([message_key(key, 0), message_key(key + 1, 0)])?;
-    db.prepare_cached("DELETE FROM embeddings WHERE key BETWEEN ?1 AND ?2")?
-        .execute([message_key(key, 0), message_key(key + 1, 0)])?;
-    let queued: Vec<String> = db
-        .prepare_cached("DELETE FROM queue WHERE session = ?1 RETURNING turn_id")?
-        .query_map([key], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
-    super::search::delete_words(db, key)?;
-    // There are no foreign keys that would delete these rows.
-    for rows in [
-        "DELETE FROM nodes WHERE session = ?1",
-        "DELETE FROM summaries WHERE session = ?1",
-        "DELETE FROM turn_log WHERE session = ?1",
-        "DELETE FROM responses WHERE session = ?1",
-        "DELETE FROM participants WHERE session = ?1",
-        "DELETE FROM idempotency_keys WHERE session = ?1",
-        "DELETE FROM session_titles WHERE rowid = ?1",
-        "DELETE FROM sessions WHERE key = ?1",
-    ] {
-        db.prepare_cached(rows)?.execute([key])?;
-    }
-    let turns = queued.into_iter().chain(running).map(TurnId::new_unchecked).collect();
-    Ok(DeletionResult {
-        sessions: 1,
-        messages: messages as u64,
-        turns,
-        ..DeletionResult::default()
-    })
 }

@@ -2,8 +2,11 @@
 
 use super::SqliteStore;
 use super::paths::{find_message, path_segments};
+use super::session_rows::find_session_key;
 use crate::domain::{MessageId, SessionId};
 use crate::error::Result;
+use crate::store::stored_values::to_i64;
+use crate::store::transaction::MessageLocation;
 use crate::store::{PathSummary, SummaryStore};
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -45,8 +48,8 @@ impl SummaryStore for SqliteStore {
                 located.location.node,
                 summary.first_message.as_str(),
                 summary.last_message.as_str(),
-                i64::try_from(summary.tokens_before).unwrap_or(i64::MAX),
-                i64::try_from(summary.path_tokens).unwrap_or(i64::MAX),
+                to_i64(summary.tokens_before),
+                to_i64(summary.path_tokens),
                 summary.text,
                 summary.model,
             ])?;
@@ -56,17 +59,12 @@ impl SummaryStore for SqliteStore {
     }
 }
 
-pub(super) fn find_session_key(db: &Connection, session: &SessionId) -> Result<Option<i64>> {
-    let sql = "SELECT key FROM sessions WHERE id = ?1";
-    Ok(db.prepare_cached(sql)?.query_row([session.as_str()], |row| row.get(0)).optional()?)
-}
-
 /// Finds the last summary on the path that ends at `from`. No summary ends before the seq `first`.
 fn find_newest_summary(
     db: &Connection,
     session: i64,
     first: u32,
-    from: crate::store::transaction::MessageLocation,
+    from: MessageLocation,
 ) -> Result<Option<PathSummary>> {
     let sql = "SELECT first_id, last_id, tokens_before, path_tokens, text, model FROM summaries \
                WHERE session = ?1 AND last_node = ?2 AND last_seq BETWEEN ?3 AND ?4 \

@@ -1,15 +1,15 @@
 //! Import and export of whole sessions in SQLite.
 
 use super::SqliteStore;
-use super::rows::{SELECT_MESSAGE, decode_message, message_key};
+use super::rows::{SELECT_MESSAGE, SEQ_MASK, decode_message, message_key};
+use super::session_rows::KeyedSession;
 use super::sessions::get_session;
 use crate::domain::principal::AccessLevel;
 use crate::domain::{Principal, SessionId, Timestamp};
 use crate::error::Result;
-use crate::store::transaction::{MAX_SEQ, SessionRow};
 use crate::store::{ImportOutcome, ImportSession, SessionChunk, TransferStore, rules};
 use async_trait::async_trait;
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 
 #[async_trait]
 impl TransferStore for SqliteStore {
@@ -33,18 +33,19 @@ impl TransferStore for SqliteStore {
         let principal = principal.clone();
         let session = session.clone();
         self.run_read(move |db| {
-            let row = get_session(db, &principal, &session, AccessLevel::Owner)?;
-            read_chunk(db, &row, after)
+            let session = get_session(db, &principal, &session, AccessLevel::Owner)?;
+            read_chunk(db, &session, after)
         })
         .await
     }
 }
 
-fn read_chunk(db: &Connection, row: &SessionRow, after: u32) -> Result<SessionChunk> {
+fn read_chunk(db: &Connection, session: &KeyedSession, after: u32) -> Result<SessionChunk> {
+    let KeyedSession { key, row } = session;
     let mut piece = SessionChunk::new(row.session.clone(), row.read_marks.clone());
     let sql = format!("{SELECT_MESSAGE} WHERE key BETWEEN ?1 AND ?2 ORDER BY key");
     let mut statement = db.prepare_cached(&sql)?;
-    let range = [message_key(row.key, after + 1), message_key(row.key, MAX_SEQ)];
+    let range = [message_key(*key, after + 1), message_key(*key, SEQ_MASK)];
     let mut rows = statement.query(range)?;
     while let Some(found) = rows.next()? {
         if !piece.push(decode_message(found, row)?) {
@@ -52,23 +53,4 @@ fn read_chunk(db: &Connection, row: &SessionRow, after: u32) -> Result<SessionCh
         }
     }
     Ok(piece)
-}
-
-/// Sets the fields of a new session that only imports carry.
-pub(super) fn set_imported_fields(
-    db: &Connection,
-    row: &SessionRow,
-    import: &ImportSession,
-) -> Result<()> {
-    db.prepare_cached(
-        "UPDATE sessions SET status = ?2, archived = ?3, pinned = ?4, last_seen = ?5 WHERE key = ?1",
-    )?
-    .execute(params![
-        row.key,
-        import.status.as_str(),
-        import.archived,
-        import.pinned,
-        import.last_seen.map(Timestamp::as_millis)
-    ])?;
-    Ok(())
 }

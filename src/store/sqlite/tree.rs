@@ -1,16 +1,11 @@
 //! The message tree in SQLite, node by node.
 
 use super::SqliteStore;
-use super::paths::walk_node;
-use super::rows::{SELECT_MESSAGE, decode_new_message, encode_json, seq_from_key};
 use super::transaction::{SqliteTransaction, run_ready};
 use crate::domain::{MessageId, Principal, Session, SessionId, Timestamp};
 use crate::error::Result;
-use crate::store::transaction::{MessageLocation, NodeHeader, SessionRow};
-use crate::store::{NewMessage, NodePage, ReadMarkUpdate, TreeStore, rules};
+use crate::store::{NodePage, ReadMarkUpdate, TreeStore, rules};
 use async_trait::async_trait;
-use rusqlite::Connection;
-use std::ops::ControlFlow;
 
 #[async_trait]
 impl TreeStore for SqliteStore {
@@ -84,7 +79,7 @@ impl TreeStore for SqliteStore {
         let session = session.clone();
         self.run_read(move |db| {
             run_ready(rules::list_nodes(
-                &mut SqliteTransaction(db),
+                &mut SqliteTransaction::new(db),
                 &principal,
                 &session,
                 first,
@@ -93,41 +88,4 @@ impl TreeStore for SqliteStore {
         })
         .await
     }
-}
-
-pub(super) fn save_read_marks(db: &Connection, row: &SessionRow) -> Result<()> {
-    db.prepare_cached("UPDATE sessions SET read_marks = ?2 WHERE key = ?1")?
-        .execute((row.key, encode_json(&row.read_marks)?))?;
-    Ok(())
-}
-
-pub(super) fn list_nodes(db: &Connection, session: i64) -> Result<Vec<NodeHeader>> {
-    let sql = "SELECT number, prev_node, prev_seq, last_seq FROM nodes WHERE session = ?1 \
-               ORDER BY number";
-    let mut statement = db.prepare_cached(sql)?;
-    let headers = statement.query_map([session], |row| {
-        let prev = MessageLocation { node: row.get(1)?, seq: row.get(2)? };
-        Ok(NodeHeader {
-            number: row.get(0)?,
-            // Zeros are stored for a node that starts with a root.
-            prev: Some(prev).filter(|prev| prev.seq > 0),
-            last_seq: row.get(3)?,
-        })
-    })?;
-    Ok(headers.collect::<Result<_, _>>()?)
-}
-
-/// Messages of one node up to and including `up_to`, oldest first.
-pub(super) fn node_messages(
-    db: &Connection,
-    row: &SessionRow,
-    up_to: MessageLocation,
-) -> Result<Vec<(MessageLocation, NewMessage)>> {
-    let mut found = Vec::new();
-    walk_node(db, row.key, up_to, SELECT_MESSAGE, |message| {
-        let at = MessageLocation { seq: seq_from_key(message.get(0)?), ..up_to };
-        found.push((at, decode_new_message(message, row)?));
-        Ok(ControlFlow::Continue(()))
-    })?;
-    Ok(found)
 }

@@ -1,16 +1,17 @@
 //! Turns in SQLite. The table `turns` holds the claims.
 
-use super::SqliteStore;
+use super::transaction::SqliteTransaction;
+use super::{SqliteStore, turn_log};
 use crate::domain::title::SessionTitle;
 use crate::domain::{SessionId, Timestamp, TurnId};
-use crate::error::{Error, Result};
-use crate::store::transaction::SessionRow;
+use crate::error::Result;
+use crate::store::transaction::{SessionRow, TurnTransaction};
 use crate::store::{
-    BeginOutcome, BeginTurn, CancelledTurns, FinishOutcome, FinishTurn, LeaseHolder, TurnStore,
-    rules,
+    BeginOutcome, BeginTurn, CancelledTurns, FinishOutcome, FinishTurn, LeaseHolder, LogBatch,
+    TurnStore, rules,
 };
 use async_trait::async_trait;
-use rusqlite::{Connection, params};
+use rusqlite::params;
 
 #[async_trait]
 impl TurnStore for SqliteStore {
@@ -54,19 +55,14 @@ impl TurnStore for SqliteStore {
     }
 }
 
-/// Invariant: at most one running turn per session, because the session is the
-/// primary key of `turns`.
-pub(super) fn claim(db: &Connection, row: &SessionRow, lease_holder: &LeaseHolder) -> Result<()> {
-    let turn = row
-        .session
-        .active_turn
-        .as_ref()
-        .ok_or_else(|| Error::internal("no active turn to claim"))?;
-    let payer =
-        row.payer.as_ref().ok_or_else(|| Error::internal("the active turn has no payer"))?;
-    db.prepare_cached("INSERT INTO turns VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(
-        params![
-            row.key,
+impl TurnTransaction for SqliteTransaction<'_> {
+    /// Invariant: at most one running turn per session, because the session is the primary key of
+    /// `turns`.
+    async fn claim(&mut self, row: &SessionRow, lease_holder: &LeaseHolder) -> Result<()> {
+        let (turn, payer) = row.new_claim()?;
+        let sql = "INSERT INTO turns VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+        self.db.prepare_cached(sql)?.execute(params![
+            self.session_key(row)?,
             turn.turn_id.as_str(),
             turn.message_id.as_str(),
             turn.user_message_id.as_ref().map(|id| id.as_str()),
@@ -75,12 +71,23 @@ pub(super) fn claim(db: &Connection, row: &SessionRow, lease_holder: &LeaseHolde
             lease_holder.boot,
             payer.user.as_str(),
             payer.key.as_ref().map(|key| key.as_str())
-        ],
-    )?;
-    Ok(())
-}
+        ])?;
+        Ok(())
+    }
 
-pub(super) fn release(db: &Connection, row: &SessionRow) -> Result<()> {
-    db.prepare_cached("DELETE FROM turns WHERE session = ?1")?.execute([row.key])?;
-    Ok(())
+    async fn release(&mut self, row: &SessionRow) -> Result<()> {
+        let sql = "DELETE FROM turns WHERE session = ?1";
+        self.db.prepare_cached(sql)?.execute([self.session_key(row)?])?;
+        Ok(())
+    }
+
+    async fn finish_log(
+        &mut self,
+        row: &SessionRow,
+        turn: &TurnId,
+        last: &LogBatch,
+        now: Timestamp,
+    ) -> Result<()> {
+        turn_log::finish_log(self.db, self.session_key(row)?, turn, last, now)
+    }
 }
