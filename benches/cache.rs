@@ -10,8 +10,9 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+use echoic::domain::content::MessageBody;
 use echoic::domain::memory::{MemoryOptions, MemoryStrategy};
-use echoic::domain::message::{MessageBody, MessageParts};
+use echoic::domain::message::MessageParts;
 use echoic::domain::principal::AccessLevel;
 use echoic::domain::session::SessionSettings;
 use echoic::domain::{

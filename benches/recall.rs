@@ -6,8 +6,9 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use echoic::domain::content::MessageBody;
 use echoic::domain::memory::{MemoryOptions, MemoryStrategy};
-use echoic::domain::message::{MessageBody, MessageParts};
+use echoic::domain::message::MessageParts;
 use echoic::domain::principal::AccessLevel;
 use echoic::domain::session::{SessionSettings, SessionStatus};
 use echoic::domain::{

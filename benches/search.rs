@@ -9,7 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use echoic::chat::{ChatDependencies, ChatService};
-use echoic::domain::message::MessageBody;
+use echoic::domain::content::MessageBody;
 use echoic::domain::search::{SearchQuery, parse_terms};
 use echoic::domain::session::SessionStatus;
 use echoic::domain::title::SessionTitle;

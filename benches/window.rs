@@ -6,7 +6,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use echoic::domain::message::{MessageBody, MessageParts};
+use echoic::domain::content::MessageBody;
+use echoic::domain::message::MessageParts;
 use echoic::domain::session::SessionStatus;
 use echoic::domain::{MessageId, MessageType, Principal, Role, SessionId, Timestamp, UserId};
 use echoic::store::mongo::MongoStore;

@@ -105,23 +105,12 @@ impl App {
         let auth =
             Arc::new(Authenticator::new(build_auth_settings(&config, timing), store.clone())?);
         let SelectedProvider { provider, model } = select_provider(&config, &mut notes).await?;
-        let name = provider.name();
+        let provider_name = provider.name();
         vocabulary.await.map_err(Error::internal)?;
-        let title_model = select_title_model(&config, &model);
-        let summary_model = select_summary_model(&config, name, &model);
-        let background_models = title_model.iter().chain(&summary_model);
-        let models = [&model].into_iter().chain(&config.fallback_models).chain(background_models);
-        check_prices(&config, models)?;
-        let windows = ContextWindows::new(config.context_windows.iter().cloned());
-        let memory =
-            Memory::new(store.clone(), prompts.clone(), build_memory_defaults(&config, &model))?;
-        let memory = match build_embedder(&config)? {
-            Some(embedder) => memory.with_embedder(embedder),
-            None => memory,
-        };
-        let memory =
-            memory.with_context_windows(windows).with_recall_timeout(timing.recall_timeout);
-        let memory = Arc::new(memory);
+        let background_models = select_background_models(&config, provider_name, &model);
+        check_prices(&config, &model, &background_models)?;
+        let memory = build_memory(&config, &model, store.clone(), prompts.clone())?;
+        let memory = Arc::new(memory.with_recall_timeout(timing.recall_timeout));
         // Bound before recovery: the address is part of the instance name, and a second process on
         // the same address must fail before it ends the turns of the first.
         let listener = bind_listener(config.listen_address()).await?;
@@ -134,17 +123,15 @@ impl App {
             )),
             memory: memory.clone(),
             prompts,
-            title_model,
-            summary_model,
+            title_model: background_models.title,
+            summary_model: background_models.summary,
             lease_holder: build_lease_holder(address),
         });
         let chat = Arc::new(chat.with_policy(build_usage_policy(&config)));
         let cut_off = chat.recover_turns().await?;
-        if cut_off > 0 {
-            notes.push(format!("{cut_off} replies were cut off when the server last stopped; they are stored as interrupted"));
-        }
+        notes.extend(describe_cut_off_replies(cut_off));
         let summary = format!(
-            "http://{address}, store {}, provider {name}, model {model}, instance {}",
+            "http://{address}, store {}, provider {provider_name}, model {model}, instance {}",
             store.describe(),
             chat.instance_name()
         );
@@ -231,9 +218,16 @@ fn build_usage_policy(config: &Config) -> UsagePolicy {
     }
 }
 
+fn describe_cut_off_replies(number: usize) -> Option<String> {
+    let note = "replies were cut off when the server last stopped; they are stored as interrupted";
+    (number > 0).then(|| format!("{number} {note}"))
+}
+
 /// With a cost quota every configured model needs a price, or its use would be free of the quota.
-fn check_prices<'a>(config: &Config, models: impl Iterator<Item = &'a String>) -> Result<()> {
+fn check_prices(config: &Config, model: &String, background: &BackgroundModels) -> Result<()> {
     let AccessConfig { prices, quota_cost, .. } = &config.access;
+    let models = [model].into_iter().chain(&config.fallback_models);
+    let models = models.chain(&background.title).chain(&background.summary);
     let mut models = models.map(|model| model.trim());
     let Some(model) = models.find(|model| !quota_cost.is_empty() && !has_price(prices, model))
     else {
@@ -338,13 +332,24 @@ async fn bind_listener(address: SocketAddr) -> Result<TcpListener> {
         .map_err(|error| Error::new(ErrorKind::Internal, describe(error)))
 }
 
-fn build_memory_defaults(config: &Config, model: &str) -> MemoryDefaults {
-    MemoryDefaults {
+fn build_memory(
+    config: &Config,
+    model: &str,
+    store: Arc<dyn Store>,
+    prompts: Arc<PromptTemplates>,
+) -> Result<Memory> {
+    let defaults = MemoryDefaults {
         strategy: config.memory_strategy,
         max_tokens: config.memory_tokens,
         context_window: config.context_window,
         model: model.to_owned(),
-    }
+    };
+    let windows = ContextWindows::new(config.context_windows.iter().cloned());
+    let memory = Memory::new(store, prompts, defaults)?.with_context_windows(windows);
+    Ok(match build_embedder(config)? {
+        Some(embedder) => memory.with_embedder(embedder),
+        None => memory,
+    })
 }
 
 fn build_retry_policy(config: &Config, timing: TimingOptions) -> ResiliencePolicy {
@@ -374,15 +379,19 @@ fn build_embedder(config: &Config) -> Result<Option<Arc<dyn Embedder>>> {
     Ok(Some(Arc::new(endpoint)))
 }
 
-/// The demo provider cannot summarize.
-fn select_summary_model(config: &Config, provider: &str, model: &str) -> Option<String> {
-    let small = config.small_model.clone().unwrap_or_else(|| model.to_owned());
-    (provider != demo::PROVIDER_NAME).then_some(small)
+/// The models that write titles and summaries, if a model does.
+struct BackgroundModels {
+    title: Option<String>,
+    summary: Option<String>,
 }
 
-fn select_title_model(config: &Config, model: &str) -> Option<String> {
-    let small = || config.small_model.clone().unwrap_or_else(|| model.to_owned());
-    (config.titles == TitleMode::Model).then(small)
+fn select_background_models(config: &Config, provider: &str, model: &str) -> BackgroundModels {
+    let small = config.small_model.as_deref().unwrap_or(model).to_owned();
+    BackgroundModels {
+        title: (config.titles == TitleMode::Model).then(|| small.clone()),
+        // The demo provider cannot summarize.
+        summary: (provider != demo::PROVIDER_NAME).then_some(small),
+    }
 }
 
 /// An instance is a host and an address, since only one process can listen there. Each start is a

@@ -1,8 +1,10 @@
 //! Configuration: one documented struct, filled from flags, the environment and a `.env` file.
 //!
 //! Only this module reads the process environment. Flags take precedence over the environment, the
-//! environment over `.env`; an empty variable counts as unset. A test compares the table in
-//! README.md and `.env.example` with [`list_variables`].
+//! environment over `.env`; an empty variable counts as unset. The `env` attribute of a field names
+//! its variable; `hide_env_values` marks values that are secret or may contain a password, and that
+//! no error may print. A test compares the table in README.md and `.env.example` with
+//! [`list_variables`].
 
 mod access;
 mod commands;
@@ -16,13 +18,13 @@ pub use access::AccessConfig;
 pub use commands::{KeysCommand, KeysTask, NewKeyArgs, SessionsCommand};
 pub use memory::MemoryCommand;
 pub use models::PromptCacheKeyMode;
-pub use transfer::{ExportArgs, ExportFormatArg, ImportArgs, MigrateArgs};
+pub use transfer::{ExportArgs, ImportArgs, MigrateArgs};
 
 use crate::domain::memory::{MemoryStrategy, STRATEGY_NAMES};
-use clap::builder::TypedValueParser;
-use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
-use std::collections::BTreeMap;
-use std::ffi::OsString;
+use clap::builder::{Resettable, TypedValueParser};
+use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -31,77 +33,18 @@ use values::{parse_duration, parse_lifetime, parse_size};
 
 pub use embeddings::EmbeddingsConfig;
 
-/// Environment variables and the flags they set.
-const ENV_VARIABLES: &[(&str, &str)] = &[
-    ("HOST", "host"),
-    ("PORT", "port"),
-    ("DATABASE_URL", "database-url"),
-    ("ECHOIC_SQLITE_SYNC", "sqlite-sync"),
-    ("ECHOIC_PROVIDER", "provider"),
-    ("OPENAI_API_KEY", "openai-api-key"),
-    ("OPENAI_BASE_URL", "openai-base-url"),
-    ("ANTHROPIC_API_KEY", "anthropic-api-key"),
-    ("ANTHROPIC_BASE_URL", "anthropic-base-url"),
-    ("ECHOIC_PROMPT_CACHE_KEY", "prompt-cache-key"),
-    ("ECHOIC_MODEL", "model"),
-    ("ECHOIC_FALLBACK_MODELS", "fallback-models"),
-    ("ECHOIC_FIRST_TOKEN_TIMEOUT", "first-token-timeout"),
-    ("ECHOIC_IDLE_TIMEOUT", "idle-timeout"),
-    ("ECHOIC_TURN_TIMEOUT", "turn-timeout"),
-    ("ECHOIC_CONTEXT_WINDOW", "context-window"),
-    ("ECHOIC_CONTEXT_WINDOWS", "context-windows"),
-    ("ECHOIC_MEMORY_STRATEGY", "memory-strategy"),
-    ("ECHOIC_MEMORY_TOKENS", "memory-tokens"),
-    ("ECHOIC_EMBEDDINGS_URL", "embeddings-url"),
-    ("ECHOIC_EMBEDDINGS_MODEL", "embeddings-model"),
-    ("ECHOIC_EMBEDDINGS_KEY", "embeddings-key"),
-    ("ECHOIC_TITLES", "titles"),
-    ("ECHOIC_SMALL_MODEL", "small-model"),
-    ("ECHOIC_PROMPTS_DIR", "prompts-dir"),
-    ("ECHOIC_MAX_BODY", "max-body"),
-    ("ECHOIC_MAX_MESSAGE", "max-message"),
-    ("ECHOIC_AUTH", "auth"),
-    ("ECHOIC_ALLOW_UNAUTHENTICATED", "allow-unauthenticated"),
-    ("ECHOIC_ALLOWED_HOSTS", "allowed-hosts"),
-    ("ECHOIC_TRUSTED_PROXIES", "trusted-proxies"),
-    ("JWT_SECRET", "jwt-secret"),
-    ("JWT_JWKS_URL", "jwt-jwks-url"),
-    ("JWT_ISSUER", "jwt-issuer"),
-    ("JWT_AUDIENCE", "jwt-audience"),
-    ("ECHOIC_RATE_LIMIT", "rate-limit"),
-    ("ECHOIC_MAX_CONCURRENT_TURNS", "max-concurrent-turns"),
-    ("ECHOIC_PRICES", "prices"),
-    ("ECHOIC_QUOTA_TOKENS", "quota-tokens"),
-    ("ECHOIC_QUOTA_COST", "quota-cost"),
-    ("ECHOIC_RETENTION", "retention"),
-    ("ECHOIC_CORS_ORIGINS", "cors-origins"),
-    ("ECHOIC_INSTANCE_LEASE", "instance-lease"),
-    ("ECHOIC_SHUTDOWN_GRACE", "shutdown-grace"),
-    ("RUST_LOG", "log"),
-    ("ECHOIC_LOG_FORMAT", "log-format"),
-];
-
-/// Flags whose values must not be logged: they are secrets or may contain a password.
-const SECRET_FLAGS: &[&str] = &[
-    "database-url",
-    "openai-api-key",
-    "openai-base-url",
-    "anthropic-api-key",
-    "anthropic-base-url",
-    "embeddings-url",
-    "embeddings-key",
-    "jwt-secret",
-    "jwt-jwks-url",
-    "from",
-    "to",
-];
-
 /// A self-hosted backend for LLM chat with conversation memory.
 ///
-/// Without a command it runs the server. Every option can also be set by the environment variable
-/// shown next to it, or in a `.env` file; an option on the command line takes precedence.
+/// Without a command it runs the server; `echoic serve --help` lists its options. An option with an
+/// environment variable next to it can also be set by that variable, or in a `.env` file. The
+/// command line takes precedence.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "echoic", version, args_override_self = true)]
+#[command(
+    name = "echoic",
+    version,
+    args_override_self = true,
+    override_usage = "echoic [COMMAND] [OPTIONS]"
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: CliCommand,
@@ -130,98 +73,104 @@ pub enum CliCommand {
 #[derive(Debug, Clone, Args)]
 pub struct Config {
     /// Address to listen on
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", value_parser = values::parse_address)]
+    #[arg(long, value_name = "ADDRESS", env = "HOST", default_value = "127.0.0.1", value_parser = values::parse_address)]
     pub host: IpAddr,
     /// Port to listen on; 0 picks a free port and prints it
-    #[arg(long, default_value_t = 8080)]
+    #[arg(long, env = "PORT", default_value_t = 8080)]
     pub port: u16,
     /// Database: sqlite://PATH, or mongodb://HOSTS/DATABASE for several instances
-    #[arg(long, value_name = "URL", default_value = "sqlite://data/echoic.db")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "DATABASE_URL",
+        hide_env_values = true,
+        default_value = "sqlite://data/echoic.db"
+    )]
     pub database_url: DatabaseUrl,
-    /// full: commits are on disk when acknowledged; normal: power loss may lose the last moments,
-    /// but never corrupts the file
-    #[arg(long, value_name = "MODE", default_value = "full", value_parser = named_value_parser(SQLITE_SYNC_MODES))]
+    /// Durability of SQLite; full: commits are on disk when acknowledged; normal: power loss may
+    /// lose the last moments, but never corrupts the file
+    #[arg(long, value_name = "MODE", env = "ECHOIC_SQLITE_SYNC", default_value = "full", value_parser = named_value_parser(SQLITE_SYNC_MODES))]
     pub sqlite_sync: SqliteSync,
     /// Model provider; auto: OpenAI if a key or base URL is set, otherwise Anthropic if a key is
     /// set, otherwise a local Ollama if it answers, otherwise the demo
-    #[arg(long, value_enum, default_value_t = ProviderChoice::Auto)]
+    #[arg(long, env = "ECHOIC_PROVIDER", value_enum, default_value_t = ProviderChoice::Auto)]
     pub provider: ProviderChoice,
     /// API key of the OpenAI-compatible endpoint
-    #[arg(long, value_name = "KEY", hide_default_value = true)]
+    #[arg(long, value_name = "KEY", env = "OPENAI_API_KEY", hide_env_values = true)]
     pub openai_api_key: Option<String>,
     /// Base URL of the OpenAI-compatible endpoint, …/v1
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", env = "OPENAI_BASE_URL", hide_env_values = true)]
     pub openai_base_url: Option<String>,
-    /// Anthropic API key
-    #[arg(long, value_name = "KEY", hide_default_value = true)]
+    /// API key of the Anthropic API
+    #[arg(long, value_name = "KEY", env = "ANTHROPIC_API_KEY", hide_env_values = true)]
     pub anthropic_api_key: Option<String>,
     /// Base URL of the Anthropic API, without /v1
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", env = "ANTHROPIC_BASE_URL", hide_env_values = true)]
     pub anthropic_base_url: Option<String>,
     /// Send a hash of the session id as the provider's prompt cache key; auto: only to OpenAI,
     /// since other endpoints may reject it
-    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = named_value_parser(models::CACHE_KEY_MODES))]
+    #[arg(long, value_name = "WHEN", env = "ECHOIC_PROMPT_CACHE_KEY", default_value = "auto", value_parser = named_value_parser(models::CACHE_KEY_MODES))]
     pub prompt_cache_key: PromptCacheKeyMode,
     /// Model used unless a request or session names another [default: the provider's default model]
-    #[arg(long)]
+    #[arg(long, env = "ECHOIC_MODEL")]
     pub model: Option<String>,
     /// Models to try in order if the first one fails before its first token; comma-separated
-    #[arg(long, value_name = "MODELS", value_delimiter = ',', value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "MODELS", env = "ECHOIC_FALLBACK_MODELS", value_delimiter = ',', value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub fallback_models: Vec<String>,
     /// Timeout for a provider's first token
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", env = "ECHOIC_FIRST_TOKEN_TIMEOUT", default_value = "60s", value_parser = parse_duration)]
     pub first_token_timeout: Duration,
     /// Timeout between two tokens of a provider
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", env = "ECHOIC_IDLE_TIMEOUT", default_value = "60s", value_parser = parse_duration)]
     pub idle_timeout: Duration,
     /// Timeout for a complete reply
-    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", env = "ECHOIC_TURN_TIMEOUT", default_value = "10m", value_parser = parse_duration)]
     pub turn_timeout: Duration,
     /// Context window in tokens [default: by model, else 128000]
-    #[arg(long, value_name = "TOKENS", value_parser = models::parse_context_window)]
+    #[arg(long, value_name = "TOKENS", env = "ECHOIC_CONTEXT_WINDOW", value_parser = models::parse_context_window)]
     pub context_window: Option<u32>,
     /// Context windows of individual models, which take precedence: MODEL=TOKENS,…; 32k is 32000
-    #[arg(long, value_name = "WINDOWS", value_delimiter = ',', value_parser = models::parse_model_window)]
+    #[arg(long, value_name = "WINDOWS", env = "ECHOIC_CONTEXT_WINDOWS", value_delimiter = ',', value_parser = models::parse_model_window)]
     pub context_windows: Vec<(String, u32)>,
     /// Memory strategy used unless a request or session names another
-    #[arg(long, value_name = "STRATEGY", default_value = "auto", value_parser = named_value_parser(&STRATEGY_NAMES))]
+    #[arg(long, value_name = "STRATEGY", env = "ECHOIC_MEMORY_STRATEGY", default_value = "auto", value_parser = named_value_parser(&STRATEGY_NAMES))]
     pub memory_strategy: MemoryStrategy,
     /// Memory budget in tokens [default: the smaller of a quarter of the window and 16000]
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", env = "ECHOIC_MEMORY_TOKENS")]
     pub memory_tokens: Option<u32>,
     #[command(flatten)]
     pub embeddings: EmbeddingsConfig,
     /// Source of session titles: first-message (its first line) or model
-    #[arg(long, value_name = "WAY", default_value = "first-message", value_parser = named_value_parser(TITLE_MODES))]
+    #[arg(long, value_name = "WAY", env = "ECHOIC_TITLES", default_value = "first-message", value_parser = named_value_parser(TITLE_MODES))]
     pub titles: TitleMode,
     /// Model that writes titles and summaries [default: the default model]
-    #[arg(long, value_name = "MODEL")]
+    #[arg(long, value_name = "MODEL", env = "ECHOIC_SMALL_MODEL")]
     pub small_model: Option<String>,
     /// Folder of prompt templates that override the built-in ones
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", env = "ECHOIC_PROMPTS_DIR")]
     pub prompts_dir: Option<PathBuf>,
     /// Maximum size of a request body (chat bodies: 32MiB)
-    #[arg(long, value_name = "SIZE", default_value = "2MiB", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", env = "ECHOIC_MAX_BODY", default_value = "2MiB", value_parser = parse_size)]
     pub max_body: usize,
     /// Maximum size of a message's text
-    #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", env = "ECHOIC_MAX_MESSAGE", default_value = "256KiB", value_parser = parse_size)]
     pub max_message: usize,
     #[command(flatten)]
     pub access: AccessConfig,
     /// Delete sessions that have been idle for longer than this, such as 90d [default: keep them]
-    #[arg(long, value_name = "DURATION", value_parser = parse_lifetime)]
+    #[arg(long, value_name = "DURATION", env = "ECHOIC_RETENTION", value_parser = parse_lifetime)]
     pub retention: Option<Duration>,
     /// Time without a heartbeat after which an instance is considered dead
-    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", env = "ECHOIC_INSTANCE_LEASE", default_value = "15s", value_parser = parse_duration)]
     pub instance_lease: Duration,
     /// Time that running turns have to finish at shutdown
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", env = "ECHOIC_SHUTDOWN_GRACE", default_value = "30s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,
     /// Log filter: a level, or directives of tracing's EnvFilter
-    #[arg(long, value_name = "DIRECTIVES", default_value = "info")]
+    #[arg(long, value_name = "DIRECTIVES", env = "RUST_LOG", default_value = "info")]
     pub log: String,
-    /// Log format
-    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = named_value_parser(LOG_FORMATS))]
+    /// Format of log lines: text, or json with one object per line
+    #[arg(long, value_name = "FORMAT", env = "ECHOIC_LOG_FORMAT", default_value = "text", value_parser = named_value_parser(LOG_FORMATS))]
     pub log_format: LogFormat,
 }
 
@@ -303,36 +252,34 @@ impl Cli {
     /// Reads arguments, the environment, and `.env` in the working directory. Returns the command
     /// and warnings to log.
     pub fn from_env() -> Result<(Self, Vec<String>), ConfigError> {
-        let unreadable = |error| {
-            ConfigError::InvalidSetting(format!(
-                ".env cannot be read: {}",
-                describe_dotenv_error(&error)
-            ))
-        };
-        let mut environment: BTreeMap<String, String> = match dotenvy::from_path_iter(".env") {
-            Ok(file) => file.collect::<Result<_, _>>().map_err(unreadable)?,
-            Err(error) if error.not_found() => BTreeMap::new(),
-            Err(error) => return Err(unreadable(error)),
-        };
+        let known: Vec<String> = list_variables().into_iter().map(|(name, ..)| name).collect();
+        let mut env_file = read_env_file()?;
+        let mut names: BTreeSet<String> = env_file.keys().cloned().collect();
         for (name, value) in std::env::vars_os() {
-            let Some(name) = name.to_str() else { continue };
-            match value.into_string() {
-                Ok(value) => drop(environment.insert(name.to_owned(), value)),
-                // Other variables may hold any bytes; only ours have to be text.
-                Err(_) if ENV_VARIABLES.iter().any(|(known, _)| *known == name) => {
-                    return Err(ConfigError::InvalidSetting(format!("{name} must be UTF-8")));
-                }
-                Err(_) => {}
+            let Ok(name) = name.into_string() else { continue };
+            // Other variables may hold any bytes; only ours have to be text.
+            if known.contains(&name) && value.to_str().is_none() {
+                return Err(ConfigError::InvalidSetting(format!("{name} must be UTF-8")));
             }
+            // The environment wins, also with an empty variable, which unsets the one of the file.
+            env_file.remove(&name);
+            names.insert(name);
         }
-        Self::from_parts(std::env::args_os().collect(), &environment)
+        let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+        let arguments = std::env::args_os().collect();
+        let cli = Self::parse_arguments(build_command(is_empty), arguments, &env_file)?;
+        names.retain(|name| name.starts_with("ECHOIC_") && !known.contains(name));
+        let warning = |name| format!("{name} is set but unknown to this version; it has no effect");
+        Ok((cli, names.iter().map(warning).collect()))
     }
 
-    /// The same from explicit arguments (the program name first) and variables.
-    pub fn from_parts(
+    /// `arguments` starts with the program name. `env_file` has the variables of `.env` that the
+    /// environment does not set.
+    fn parse_arguments(
+        command: Command,
         mut arguments: Vec<OsString>,
-        environment: &BTreeMap<String, String>,
-    ) -> Result<(Self, Vec<String>), ConfigError> {
+        env_file: &BTreeMap<String, String>,
+    ) -> Result<Self, ConfigError> {
         let names_command = |argument: &OsString| !argument.to_string_lossy().starts_with('-');
         let requests_info = |argument: &OsString| {
             matches!(argument.to_str(), Some("-h" | "--help" | "-V" | "--version"))
@@ -345,17 +292,19 @@ impl Cli {
             arguments.insert(1, "serve".into());
         }
         let mut layered = arguments.clone();
-        let known = Cli::command();
-        if let Some(command) = arguments.get(1).and_then(|name| known.find_subcommand(name)) {
-            let flags = command_variables(command).filter_map(|(name, flag)| {
-                let value = environment.get(*name).filter(|value| !value.is_empty())?;
-                Some(OsString::from(format!("--{flag}={value}")))
+        if let Some(command) = arguments.get(1).and_then(|name| command.find_subcommand(name)) {
+            // clap reads the process environment only. Exporting `.env` into it, as dotenvy offers,
+            // would let the first of two equal names win instead of the last, and would apply
+            // settings of other libraries, such as HTTPS_PROXY. So the file's variables become
+            // flags in front of the command line's own, of which the last occurrence wins.
+            let flags = command.get_arguments().filter_map(|arg| {
+                let value = env_file.get(arg.get_env()?.to_str()?)?;
+                let flag = format!("--{}={value}", arg.get_long()?);
+                (!value.is_empty()).then(|| OsString::from(flag))
             });
-            // Variables become flags in front of the command line's own, and the last occurrence of
-            // a flag wins.
             layered.splice(2..2, flags);
         }
-        let parsed = build_command()
+        let parsed = command
             .try_get_matches_from(layered)
             .and_then(|matches| Self::from_arg_matches(&matches));
         let cli = parsed.map_err(|error| to_config_error(error, &arguments))?;
@@ -363,48 +312,56 @@ impl Cli {
         if let CliCommand::Serve(config) = &cli.command {
             config.validate()?;
         }
-        Ok((cli, unknown_variable_warnings(environment)))
+        Ok(cli)
     }
 }
 
-/// The command line parser, with each option's variable in its help.
-pub fn build_command() -> Command {
+/// The command line parser. Variables for which `is_ignored` holds are not read.
+fn build_command(is_ignored: impl Fn(&OsStr) -> bool) -> Command {
     Cli::command().mut_subcommands(|command| {
-        let variables: Vec<_> = command_variables(&command).collect();
-        variables.into_iter().fold(command, |command, (name, flag)| {
-            command.mut_arg(flag.replace('-', "_"), |arg| {
-                let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-                arg.help(format!("{help} [env: {name}]"))
-            })
+        command.mut_args(|arg| {
+            // clap would take an empty variable for a value.
+            let arg = match arg.get_env().is_some_and(&is_ignored) {
+                true => arg.env(Resettable::Reset),
+                false => arg,
+            };
+            // Help shows names only: values may be secret, and help is the same everywhere.
+            arg.hide_env_values(true)
         })
     })
 }
 
-fn command_variables(
-    command: &Command,
-) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
-    let has = |flag: &str| command.get_arguments().any(|arg| arg.get_long() == Some(flag));
-    ENV_VARIABLES.iter().filter(move |(_, flag)| has(flag))
+fn read_env_file() -> Result<BTreeMap<String, String>, ConfigError> {
+    let unreadable = |error| {
+        let reason = describe_dotenv_error(&error);
+        ConfigError::InvalidSetting(format!(".env cannot be read: {reason}"))
+    };
+    match dotenvy::from_path_iter(".env") {
+        Ok(file) => file.collect::<Result<_, _>>().map_err(unreadable),
+        Err(error) if error.not_found() => Ok(BTreeMap::new()),
+        Err(error) => Err(unreadable(error)),
+    }
 }
 
 /// Name, default and help of every variable, as documented in README.md.
-pub fn list_variables() -> Vec<(&'static str, String, String)> {
+pub fn list_variables() -> Vec<(String, String, String)> {
     let cli = Cli::command();
-    let serve = cli.find_subcommand("serve");
-    let describe = |(name, flag): &(&'static str, &str)| {
-        let arg = serve?.get_arguments().find(|arg| arg.get_long() == Some(flag))?;
-        let default = arg
-            .get_default_values()
-            .iter()
-            .map(|value| value.to_string_lossy())
-            .collect::<Vec<_>>();
-        Some((
-            *name,
-            default.join(","),
-            arg.get_help().map(ToString::to_string).unwrap_or_default(),
-        ))
+    let arguments = cli.find_subcommand("serve").into_iter().flat_map(Command::get_arguments);
+    let describe = |arg: &Arg| {
+        let defaults: Vec<_> =
+            arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        Some((arg.get_env()?.to_str()?.to_owned(), defaults.join(","), help))
     };
-    ENV_VARIABLES.iter().filter_map(describe).collect()
+    arguments.filter_map(describe).collect()
+}
+
+/// The argument with this flag (with its dashes) in any command.
+fn find_argument(flag: &str) -> Option<Arg> {
+    let cli = Cli::command();
+    let mut arguments = cli.get_subcommands().flat_map(Command::get_arguments);
+    let long = flag.strip_prefix("--")?;
+    arguments.find(|arg| arg.get_long() == Some(long)).cloned()
 }
 
 /// Reports only the line number, since the line may contain a key.
@@ -423,7 +380,7 @@ fn describe_dotenv_error(error: &dotenvy::Error) -> String {
 }
 
 /// If a variable set the invalid value, the error names the variable instead of the flag. Values of
-/// secret flags are left out.
+/// secret settings, marked with `hide_env_values`, are left out.
 fn to_config_error(error: clap::Error, arguments: &[OsString]) -> ConfigError {
     use clap::error::{ContextKind, ContextValue, ErrorKind};
     let text = |kind| match error.get(kind) {
@@ -432,16 +389,18 @@ fn to_config_error(error: clap::Error, arguments: &[OsString]) -> ConfigError {
     };
     let argument = text(ContextKind::InvalidArg).unwrap_or_default();
     let flag = argument.split([' ', '=']).next().unwrap_or_default();
-    // A variable reaches clap as a flag, so clap names the flag in either case.
-    let is_on_command_line =
-        arguments.iter().any(|argument| argument.to_string_lossy().starts_with(flag));
-    let variable = ENV_VARIABLES.iter().find(|(_, known)| flag.strip_prefix("--") == Some(known));
-    let variable = variable.map(|(name, _)| *name).filter(|_| !is_on_command_line);
-    let is_secret = SECRET_FLAGS.iter().any(|known| flag.strip_prefix("--") == Some(known));
+    let found = find_argument(flag);
+    // clap names the flag, whatever set it.
+    let names_flag =
+        |argument: &OsString| argument.to_string_lossy().split('=').next() == Some(flag);
+    let is_on_command_line = arguments.iter().any(names_flag);
+    let variable = found.as_ref().filter(|_| !is_on_command_line).and_then(Arg::get_env);
+    let variable = variable.map(|name| name.to_string_lossy());
+    let is_secret = found.as_ref().is_some_and(Arg::is_hide_env_values_set);
     if variable.is_none() && !is_secret {
         return ConfigError::Usage(error);
     }
-    let name = variable.unwrap_or(flag);
+    let name = variable.as_deref().unwrap_or(flag);
     let value = text(ContextKind::InvalidValue).unwrap_or_default();
     let message =
         match (error.kind(), std::error::Error::source(&error), error.get(ContextKind::ValidValue))
@@ -459,14 +418,6 @@ fn to_config_error(error: clap::Error, arguments: &[OsString]) -> ConfigError {
     })
 }
 
-fn unknown_variable_warnings(environment: &BTreeMap<String, String>) -> Vec<String> {
-    let is_known = |name: &str| ENV_VARIABLES.iter().any(|(known, _)| *known == name);
-    let unknown = environment.keys().filter(|name| name.starts_with("ECHOIC_") && !is_known(name));
-    unknown
-        .map(|name| format!("{name} is set but unknown to this version; it has no effect"))
-        .collect()
-}
-
 impl Config {
     /// The configuration of `echoic serve` with these flags and an empty environment.
     pub fn from_flags<S: Into<OsString>>(
@@ -474,7 +425,8 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let arguments =
             ["echoic".into(), "serve".into()].into_iter().chain(flags.into_iter().map(Into::into));
-        let (cli, _) = Cli::from_parts(arguments.collect(), &BTreeMap::new())?;
+        let command = build_command(|_| true);
+        let cli = Cli::parse_arguments(command, arguments.collect(), &BTreeMap::new())?;
         match cli.command {
             CliCommand::Serve(config) => Ok(*config),
             _ => Err(ConfigError::InvalidSetting("only serve takes a configuration".into())),

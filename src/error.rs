@@ -4,7 +4,7 @@
 //! the error is handled.
 
 use crate::domain::FieldError;
-use crate::domain::message::ContentError;
+use crate::domain::content::ContentError;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::fmt;

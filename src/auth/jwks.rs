@@ -3,17 +3,17 @@
 //!
 //! The URL comes from the configuration only. Nothing in a token is ever fetched.
 
-use super::invalid_credentials;
-use super::jwt::config_error;
+use super::{config_error, invalid_credentials};
 use crate::error::{Error, ErrorKind, Result};
 use jsonwebtoken::jwk::{
     AlgorithmParameters, CommonParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse,
 };
 use jsonwebtoken::{Algorithm, DecodingKey};
+use parking_lot::Mutex;
 use reqwest::{Client, Url, redirect};
 use serde::Deserialize;
 use serde_json::Value;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long fetched keys are used. A revoked key is accepted for at most this long.
@@ -95,7 +95,7 @@ impl JwksClient {
         if let Some(key) = self.find_cached_key(id, algorithm, STALE_KEY_TTL) {
             return Ok(key);
         }
-        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let cache = self.cache.lock();
         // With a usable key set the token is at fault, without one the issuer is.
         match cache.fetched_at {
             Some(fetched_at) if fetched_at.elapsed() < STALE_KEY_TTL => Err(invalid_credentials()),
@@ -112,7 +112,7 @@ impl JwksClient {
         algorithm: Algorithm,
         ttl: Duration,
     ) -> Option<DecodingKey> {
-        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let cache = self.cache.lock();
         cache.fetched_at.filter(|fetched_at| fetched_at.elapsed() < ttl)?;
         let is_candidate = |key: &&SigningKey| {
             key.algorithms.contains(&algorithm) && (id.is_none() || key.id.as_deref() == id)
@@ -126,7 +126,7 @@ impl JwksClient {
         let requested_at = Instant::now();
         let _guard = self.fetch_lock.lock().await;
         {
-            let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut cache = self.cache.lock();
             // Another request may have fetched the keys while this one waited for the lock. And
             // tokens with made-up key ids must not trigger a request to the issuer each.
             if cache.attempted_at.is_some_and(|attempted_at| {
@@ -140,7 +140,7 @@ impl JwksClient {
         }
         match self.fetch_keys().await {
             Ok(keys) => {
-                let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut cache = self.cache.lock();
                 cache.keys = Arc::new(keys);
                 cache.fetched_at = Some(Instant::now());
             }

@@ -6,10 +6,10 @@
 //! HMAC secret.
 
 use super::jwks::JwksClient;
-use super::{Identity, invalid_credentials, parse_user};
+use super::{Identity, config_error, invalid_credentials, parse_user};
 use crate::domain::Timestamp;
 use crate::domain::key::AuthScope;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde::Deserialize;
 use serde_json::Value;
@@ -150,8 +150,4 @@ impl JwtVerifier {
             decode::<JwtClaims>(token, key, &validation).map_err(|_| invalid_credentials())?;
         Ok(decoded.claims)
     }
-}
-
-pub(super) fn config_error(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
-    Error::new(ErrorKind::Internal, message)
 }

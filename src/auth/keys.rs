@@ -12,9 +12,10 @@ use crate::error::{Error, Result};
 use crate::store::{KeyDigest, Store, StoredKey};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio_util::sync::CancellationToken;
@@ -47,7 +48,7 @@ pub fn generate_key(new: NewApiKey, now: Timestamp) -> Result<(String, StoredKey
     let mut secret = [0; SECRET_BYTES];
     getrandom::fill(&mut id).map_err(Error::internal)?;
     getrandom::fill(&mut secret).map_err(Error::internal)?;
-    let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = hex::encode(id);
     let text = format!("{KEY_PREFIX}{id}_{}", URL_SAFE_NO_PAD.encode(secret));
     let id = KeyId::new_unchecked(id);
     let key = ApiKey { id, name, user, scope, created_at: now, expires_at, last_used_at: None };
@@ -90,7 +91,7 @@ impl KeyVerifier {
         let stored = found.filter(|stored| is_match && stored.key.is_valid_at(now));
         let stored = stored.ok_or_else(invalid_credentials)?;
         // Collected in memory: a write per request would cost more than the request's own read.
-        self.pending_uses.lock().unwrap_or_else(PoisonError::into_inner).insert(id, now);
+        self.pending_uses.lock().insert(id, now);
         let identity = Identity::new(parse_user(stored.key.user.as_str())?, stored.key.scope);
         Ok(Identity { key: Some(stored.key.id), expires_at: stored.key.expires_at, ..identity })
     }
@@ -106,9 +107,7 @@ impl KeyVerifier {
             // Wakes up early at shutdown and then flushes a last time: `stop` is checked at the top
             // only.
             let _ = tokio::time::timeout(USE_FLUSH_INTERVAL, stop.cancelled()).await;
-            let uses = std::mem::take(
-                &mut *self.pending_uses.lock().unwrap_or_else(PoisonError::into_inner),
-            );
+            let uses = std::mem::take(&mut *self.pending_uses.lock());
             if uses.is_empty() {
                 continue;
             }

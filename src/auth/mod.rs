@@ -195,3 +195,8 @@ pub fn missing_credentials() -> Error {
 pub fn invalid_credentials() -> Error {
     Error::new(ErrorKind::Unauthenticated, "the credentials are invalid")
 }
+
+/// A setting is invalid or missing; the sentence names it. Only at start, so no client sees it.
+fn config_error(message: &'static str) -> Error {
+    Error::new(ErrorKind::Internal, message)
+}

@@ -83,5 +83,5 @@ pub async fn redeem_ticket(
 }
 
 fn digest_ticket(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(text))
 }

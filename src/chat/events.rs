@@ -8,9 +8,10 @@
 use crate::clock;
 use crate::domain::{Message, MessageId, Principal, Session, SessionId, Timestamp, TurnId, UserId};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio::sync::Notify;
 
 /// Limits of the queue of one subscriber, in bytes …
@@ -179,7 +180,7 @@ impl EventBroker {
 
     /// Publishes a change. Call it after the commit.
     pub(super) fn publish(&self, session: &SessionId, kind: SessionEventKind) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let has_subscribers = !state.subscribers.is_empty() || !state.new_subscribers.is_empty();
         if !has_subscribers && !self.is_shared {
             return;
@@ -208,7 +209,7 @@ impl EventBroker {
             queue: Mutex::default(),
             changed: Notify::new(),
         });
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.is_closed {
             subscriber.close();
         } else {
@@ -225,7 +226,7 @@ impl EventBroker {
 
     /// Removes subscribers that disconnected; returns whether any are left.
     pub(super) fn has_subscribers(&self) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.subscribers.retain(|subscriber| !subscriber.is_closed());
         state.new_subscribers.retain(|subscriber| !subscriber.is_closed());
         !state.subscribers.is_empty() || !state.new_subscribers.is_empty()
@@ -233,7 +234,7 @@ impl EventBroker {
 
     /// Takes the pending work. New subscribers count as subscribers from here on.
     pub(super) fn take_delivery(&self) -> DeliveryBatch {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let notifications = std::mem::take(&mut state.notifications);
         // Taken under one lock: a notification published after this is delivered to the new
         // subscribers too, so none falls between their `sync` and their first event.
@@ -255,12 +256,12 @@ impl EventBroker {
     }
 
     pub(super) fn take_outbox(&self) -> Vec<SessionNotification> {
-        std::mem::take(&mut lock(&self.state).outbox)
+        std::mem::take(&mut self.state.lock().outbox)
     }
 
     /// Ends all event streams, also those of later subscribers.
     pub(super) fn close_all(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.is_closed = true;
         state
             .subscribers
@@ -299,7 +300,7 @@ impl SubscriberQueue {
     /// Queues an event. For a subscriber that reads too slowly, a `sync` replaces everything
     /// queued; the client then reloads its state.
     pub(super) fn push_event(&self, event: Bytes) {
-        let mut queued = lock(&self.queue);
+        let mut queued = self.queue.lock();
         let is_full = queued.events.len() >= MAX_QUEUED_EVENTS
             // A single event over the limit is accepted into an empty queue, or it could never be
             // delivered.
@@ -321,12 +322,12 @@ impl SubscriberQueue {
     }
 
     fn close(&self) {
-        lock(&self.queue).is_closed = true;
+        self.queue.lock().is_closed = true;
         self.changed.notify_one();
     }
 
     fn is_closed(&self) -> bool {
-        lock(&self.queue).is_closed
+        self.queue.lock().is_closed
     }
 }
 
@@ -340,7 +341,7 @@ impl EventReader {
     pub async fn next(&mut self) -> Option<Bytes> {
         loop {
             {
-                let mut queued = lock(&self.queue.queue);
+                let mut queued = self.queue.queue.lock();
                 if let Some(event) = queued.events.pop_front() {
                     queued.byte_count -= event.len();
                     return Some(event);
@@ -360,10 +361,6 @@ impl Drop for EventReader {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -380,7 +377,7 @@ mod tests {
         let event = Bytes::from(vec![b'x'; 10_000]);
         for _ in 0..1_000 {
             reader.queue.push_event(event.clone());
-            assert!(lock(&reader.queue.queue).byte_count <= MAX_QUEUED_BYTES);
+            assert!(reader.queue.queue.lock().byte_count <= MAX_QUEUED_BYTES);
         }
         let first = reader.next().now_or_never().flatten().unwrap();
         assert!(first.starts_with(b"event: sync\n"), "{first:?}");

@@ -8,11 +8,13 @@ use super::run_turn::{PromptRecord, ReplyOutcome};
 use super::transcript::{StreamEnd, Transcript, error_frames};
 use super::usage_policy::ConcurrencyPermit;
 use crate::clock;
-use crate::domain::message::{FinishReason, MessageBody, MessageError};
+use crate::domain::content::MessageBody;
+use crate::domain::message::{FinishReason, MessageError};
+use crate::domain::principal::AccessLevel;
 use crate::domain::quota::compute_cost;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::usage::Cost;
-use crate::domain::{CallKind, Role, SessionId, Status, Usage, UserId};
+use crate::domain::{CallKind, Principal, Role, SessionId, Status, Usage, UserId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::tokens;
 use crate::store::{FinishOutcome, FinishTurn, LedgerEntry, NewMessage, ReplyFields, StartedTurn};
@@ -29,6 +31,14 @@ const LEASE_LOST: &str =
     "the reply was not stored: the session was deleted or this server lost its lease";
 /// Shown when the stream ended without a finish reason.
 const REPLY_TRUNCATED: &str = "the provider's stream ended before the reply was complete";
+
+/// How a turn ended, for the log.
+struct TurnEnd {
+    /// `None` if no reply was stored.
+    status: Option<Status>,
+    /// `None` for a complete reply.
+    cause: Option<&'static str>,
+}
 
 impl ChatService {
     /// Stores the reply, then publishes the final frames, so that a client that has seen the end of
@@ -49,7 +59,9 @@ impl ChatService {
         let usage = transcript.usage().unwrap_or_else(|| estimate_usage(record, tokens));
         let cost = compute_cost(&self.usage_policy.prices, &model, &usage).map(Cost);
         let usage = Usage { cost, first_token_ms: record.first_token_ms, ..usage };
-        self.log_turn_end(started, &outcome, usage, &model);
+        if let ReplyOutcome::Failed(error) = &outcome {
+            tracing::warn!(turn.id = %started.turn.turn_id, error = %error.chain(), "turn failed");
+        }
 
         let reply = build_reply(started, body, &outcome, usage, tokens, &model);
         let failure = match &outcome {
@@ -74,6 +86,9 @@ impl ChatService {
         // Released before the final frames go out: a client that reads the end may start its next
         // turn immediately.
         drop(permit);
+        // After the commit: the line must not report a reply that is not stored.
+        let end = self.describe_end(started, &outcome, &stored).await;
+        self.log_turn_end(started, &end, usage, &model);
         match stored {
             Ok(Some(finished)) => {
                 // Both the event and the end of the stream come after the commit: a client that
@@ -109,21 +124,50 @@ impl ChatService {
         }
     }
 
-    fn log_turn_end(
+    /// Status and cause for the log.
+    async fn describe_end(
         &self,
         started: &StartedTurn,
         outcome: &ReplyOutcome,
-        usage: Usage,
-        model: &str,
-    ) {
-        let elapsed = clock::now().duration_since(started.turn.started_at);
-        if let ReplyOutcome::Failed(error) = outcome {
-            tracing::warn!(turn.id = %started.turn.turn_id, error = %error.chain(), "turn failed");
+        stored: &Result<Option<FinishOutcome>>,
+    ) -> TurnEnd {
+        let cause = match (stored, outcome) {
+            (Err(_), _) => Some("storing failed"),
+            (Ok(None), _) => Some(self.find_claim_loss(started).await),
+            (Ok(Some(_)), ReplyOutcome::Finished(_)) => None,
+            (Ok(Some(_)), ReplyOutcome::Stopped) if self.hub.is_aborted() => Some("shutdown"),
+            (Ok(Some(_)), ReplyOutcome::Stopped) => Some("stopped"),
+            (Ok(Some(_)), ReplyOutcome::Truncated) => Some("no finish reason"),
+            (Ok(Some(_)), ReplyOutcome::Failed(error)) => Some(error.kind.code()),
+        };
+        let is_stored = matches!(stored, Ok(Some(_)));
+        TurnEnd { status: is_stored.then(|| reply_status(outcome)), cause }
+    }
+
+    /// Why the turn no longer has its claim. Only a lost lease is worth a warning: this server
+    /// renewed it too late.
+    async fn find_claim_loss(&self, started: &StartedTurn) -> &'static str {
+        let session = &started.session.id;
+        let found =
+            self.store.get_session(&Principal::server(), session, AccessLevel::Participant).await;
+        if found.is_err_and(|error| error.kind == ErrorKind::SessionNotFound) {
+            return "session deleted";
         }
+        tracing::warn!(
+            turn.id = %started.turn.turn_id,
+            session.id = %session,
+            "claim lost, reply not stored: the lease expired and another instance ends the turn"
+        );
+        "claim lost"
+    }
+
+    fn log_turn_end(&self, started: &StartedTurn, end: &TurnEnd, usage: Usage, model: &str) {
+        let elapsed = clock::now().duration_since(started.turn.started_at);
         tracing::info!(
             turn.id = %started.turn.turn_id,
             session.id = %started.session.id,
-            turn.status = reply_status(outcome).as_str(),
+            turn.status = end.status.map(Status::as_str),
+            turn.cause = end.cause,
             turn.ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
             usage.prompt_tokens = usage.prompt_tokens,
             usage.completion_tokens = usage.completion_tokens,

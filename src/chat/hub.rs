@@ -8,8 +8,9 @@ use super::frames::{FrameBatch, StreamCursor};
 use crate::domain::{MessageId, SessionId, TurnId};
 use crate::store::LogBatch;
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -42,7 +43,7 @@ impl Hub {
     /// Returns the open buffer of a turn, or creates one. A closed buffer is replaced: it has sent
     /// its readers away, and a queued turn that starts after all needs a new one.
     pub(super) fn open_buffer(&self, session: &SessionId, turn: &TurnId) -> Arc<TurnBuffer> {
-        let mut table = lock(&self.turns);
+        let mut table = self.turns.lock();
         if let Some(buffer) = table.by_id.get(turn).filter(|buffer| !buffer.is_ended()) {
             return buffer.clone();
         }
@@ -65,26 +66,26 @@ impl Hub {
 
     /// Finds a buffer without an access check.
     pub(super) fn find_buffer(&self, turn: &TurnId) -> Option<Arc<TurnBuffer>> {
-        let mut table = lock(&self.turns);
+        let mut table = self.turns.lock();
         table.evict_expired();
         table.by_id.get(turn).cloned()
     }
 
     /// Drops buffers past [`ENDED_TTL`].
     pub(super) fn evict_expired(&self) {
-        lock(&self.turns).evict_expired();
+        self.turns.lock().evict_expired();
     }
 
     /// Drops the buffer of a turn that was not started.
     pub(super) fn discard_buffer(&self, turn: &TurnId) {
-        lock(&self.turns).by_id.remove(turn);
+        self.turns.lock().by_id.remove(turn);
     }
 
     /// Ends a buffer: readers get the remaining frames, then the end of the stream. The buffer
     /// stays readable for [`ENDED_TTL`].
     pub(super) fn close_buffer(&self, buffer: &Arc<TurnBuffer>) {
         let Some(size) = buffer.mark_ended() else { return };
-        let mut table = lock(&self.turns);
+        let mut table = self.turns.lock();
         table.ended.push_back((Instant::now(), size, buffer.clone()));
         table.ended_bytes += size;
         table.evict_expired();
@@ -104,7 +105,7 @@ impl Hub {
 
     /// Buffers of remote turns that have readers here; drops those without.
     pub(super) fn followed_buffers(&self) -> Vec<Arc<TurnBuffer>> {
-        let mut table = lock(&self.turns);
+        let mut table = self.turns.lock();
         // The map holds one reference, each reader another. References are only handed out under
         // this lock, so a count of 1 cannot grow in between.
         table.by_id.retain(|_, buffer| !buffer.is_remote() || Arc::strong_count(buffer) > 1);
@@ -114,12 +115,12 @@ impl Hub {
 
     /// Whether this instance has running or queued turns.
     pub(super) fn has_local_turns(&self) -> bool {
-        lock(&self.turns).by_id.values().any(|buffer| !buffer.is_ended() && !buffer.is_remote())
+        self.turns.lock().by_id.values().any(|buffer| !buffer.is_ended() && !buffer.is_remote())
     }
 
     /// Buffers of running, queued and followed turns.
     pub(super) fn active_buffers(&self) -> Vec<Arc<TurnBuffer>> {
-        let mut table = lock(&self.turns);
+        let mut table = self.turns.lock();
         table.evict_expired();
         table.by_id.values().filter(|buffer| !buffer.is_ended()).cloned().collect()
     }
@@ -144,6 +145,11 @@ impl Hub {
     /// Cancels all turns, including those that start later.
     pub(super) fn abort_all(&self) {
         self.abort.cancel();
+    }
+
+    /// Whether a shutdown has cancelled all turns.
+    pub(super) fn is_aborted(&self) -> bool {
+        self.abort.is_cancelled()
     }
 }
 
@@ -248,7 +254,7 @@ impl TurnBuffer {
         if frames.bytes.is_empty() {
             return;
         }
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.last_frame = frames.last;
         state.byte_count += frames.bytes.len();
         state.chunks.push(frames);
@@ -260,7 +266,7 @@ impl TurnBuffer {
     /// Marks the turn as run by another instance. No effect if this instance runs it or has
     /// published frames.
     pub(super) fn mark_remote(&self, reply: &MessageId) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if matches!(state.phase, TurnPhase::Opening | TurnPhase::Queued) {
             let progress = RemoteProgress { reply_id: reply.clone(), next_batch: 0 };
             state.phase = TurnPhase::Remote(progress);
@@ -269,7 +275,7 @@ impl TurnBuffer {
 
     /// Marks the turn as run by this instance.
     pub(super) fn mark_local(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if !state.is_ended() {
             state.phase = TurnPhase::Local;
         }
@@ -277,7 +283,7 @@ impl TurnBuffer {
 
     /// `None` unless another instance runs the turn, or will start it.
     pub(super) fn remote_progress(&self) -> Option<RemoteProgress> {
-        match &lock(&self.state).phase {
+        match &self.state.lock().phase {
             TurnPhase::Remote(progress) => Some(progress.clone()),
             _ => None,
         }
@@ -285,14 +291,14 @@ impl TurnBuffer {
 
     /// Whether another instance runs or ran the turn.
     pub(super) fn is_remote(&self) -> bool {
-        let phase = &lock(&self.state).phase;
+        let phase = &self.state.lock().phase;
         matches!(phase, TurnPhase::Remote(_) | TurnPhase::Ended { was_remote: true })
     }
 
     /// Appends log batches `from..next` of another instance. Returns `false` if they were already
     /// appended or the turn has become local.
     pub(super) fn append_remote(&self, batches: &[Bytes], from: u32, next: u32) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         match &mut state.phase {
             // The shared poll and a joining reader may fetch the same batches concurrently. Only
             // the first may append them, or readers would see frames twice.
@@ -311,7 +317,7 @@ impl TurnBuffer {
     }
 
     pub(super) fn last_frame(&self) -> u64 {
-        lock(&self.state).last_frame
+        self.state.lock().last_frame
     }
 
     /// Waits until `frame` is published or the turn ends.
@@ -321,7 +327,7 @@ impl TurnBuffer {
 
     /// Marks the buffer as ended and returns its size; `None` if it had already ended.
     fn mark_ended(&self) -> Option<usize> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.is_ended() {
             return None;
         }
@@ -334,24 +340,24 @@ impl TurnBuffer {
     }
 
     fn is_ended(&self) -> bool {
-        lock(&self.state).is_ended()
+        self.state.lock().is_ended()
     }
 
     /// Marks the turn as queued. No effect if it has been started meanwhile.
     pub(super) fn mark_queued(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if matches!(state.phase, TurnPhase::Opening) {
             state.phase = TurnPhase::Queued;
         }
     }
 
     fn is_queued(&self) -> bool {
-        matches!(lock(&self.state).phase, TurnPhase::Queued)
+        matches!(self.state.lock().phase, TurnPhase::Queued)
     }
 
     /// Whether the turn has published no frames.
     pub(super) fn is_pending(&self) -> bool {
-        lock(&self.state).chunks.is_empty()
+        self.state.lock().chunks.is_empty()
     }
 
     /// Waits until the first frame is published or the turn ends.
@@ -367,7 +373,7 @@ impl TurnBuffer {
         loop {
             // Registered before checking, so that a notification in between is not lost.
             let changed = self.changed.notified();
-            if holds(&lock(&self.state)) {
+            if holds(&self.state.lock()) {
                 return;
             }
             changed.await;
@@ -377,7 +383,7 @@ impl TurnBuffer {
     /// Takes the next log batch, if its oldest frame has waited for at least `delay` and no write
     /// is in flight. The caller must call [`TurnBuffer::finish_log_write`] afterwards.
     pub(super) fn take_due_batch(&self, delay: Duration) -> Option<LogBatch> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let is_due = state.log.unlogged_since.is_some_and(|since| since.elapsed() >= delay);
         if state.log.state != LogState::Idle || !is_due {
             return None;
@@ -388,7 +394,7 @@ impl TurnBuffer {
 
     /// Allows the next batch to be taken, and wakes `close_log`.
     pub(super) fn finish_log_write(&self) {
-        let log = &mut lock(&self.state).log.state;
+        let log = &mut self.state.lock().log.state;
         *log = match *log {
             LogState::Idle | LogState::Writing => LogState::Idle,
             LogState::WritingLastButOne | LogState::Closed => LogState::Closed,
@@ -402,7 +408,7 @@ impl TurnBuffer {
         let mut state = loop {
             let changed = self.changed.notified();
             {
-                let mut state = lock(&self.state);
+                let mut state = self.state.lock();
                 // From here on `take_due_batch` returns `None`, so at most one more write completes
                 // before the last batch is taken.
                 state.log.state = match state.log.state {
@@ -490,7 +496,7 @@ impl TurnReader {
         cursor: Option<&StreamCursor>,
     ) -> Option<Self> {
         let position = {
-            let state = lock(&buffer.state);
+            let state = buffer.state.lock();
             let cursor = cursor.filter(|cursor| cursor.turn_id == buffer.turn_id);
             let position = cursor.and_then(|cursor| Some((cursor, state.position_after(cursor)?)));
             // The terminal frame is the one before `[DONE]`. A client that has it is finished, and
@@ -507,7 +513,7 @@ impl TurnReader {
 
     /// Reads only frames published from now on.
     pub(super) fn at_end(buffer: Arc<TurnBuffer>) -> Self {
-        let next_chunk = lock(&buffer.state).chunks.len();
+        let next_chunk = buffer.state.lock().chunks.len();
         Self { buffer, next_chunk, skip_bytes: 0 }
     }
 
@@ -529,7 +535,7 @@ impl TurnReader {
         loop {
             let changed = self.buffer.changed.notified();
             {
-                let state = lock(&self.buffer.state);
+                let state = self.buffer.state.lock();
                 if let Some(frames) = state.chunks.get(self.next_chunk) {
                     self.next_chunk += 1;
                     return Some(frames.bytes.slice(std::mem::take(&mut self.skip_bytes)..));
@@ -541,8 +547,4 @@ impl TurnReader {
             changed.await;
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -87,7 +87,8 @@ impl ChatService {
         for (_, buffer) in batches {
             if lost.contains(&buffer.turn_id) {
                 // The claim is gone: the session was deleted, or this instance missed its
-                // heartbeats and another one has ended the turn.
+                // heartbeats and another one has ended the turn. `finish_turn` finds out and logs
+                // which of the two.
                 buffer.cancel.cancel();
             }
             buffer.finish_log_write();

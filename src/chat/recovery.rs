@@ -133,12 +133,7 @@ impl ChatService {
             },
         };
         let last_batch = LogBatch { number: next_batch, frames: transcript.take_frames().bytes };
-        tracing::warn!(
-            turn.id = %turn.turn_id,
-            session.id = %session_id,
-            instance = lease_holder.instance,
-            "orphaned turn stored as interrupted: its instance is gone"
-        );
+        let instance = lease_holder.instance.clone();
         let finish = FinishTurn {
             session_id: session_id.clone(),
             turn_id: turn.turn_id.clone(),
@@ -154,6 +149,12 @@ impl ChatService {
         };
         // `None`: another instance has ended the turn, or the session was deleted.
         if self.store.finish_turn(finish).await?.is_some() {
+            tracing::warn!(
+                turn.id = %turn.turn_id,
+                session.id = %session_id,
+                instance,
+                "orphaned turn stored as interrupted"
+            );
             self.publish_turn_end(&session_id, &turn);
         }
         Ok(())

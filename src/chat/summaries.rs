@@ -4,8 +4,9 @@
 use super::ChatService;
 use crate::domain::{CallKind, SessionId};
 use crate::store::StartedTurn;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// The sessions whose summary is being written.
 #[derive(Clone, Default)]
@@ -44,7 +45,7 @@ impl SummaryLocks {
     }
 
     fn locked_sessions(&self) -> MutexGuard<'_, HashSet<SessionId>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

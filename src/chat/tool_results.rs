@@ -1,7 +1,7 @@
 //! Tool results: finds the reply whose calls they answer, and builds the message that holds them.
 
 use super::{ChatService, TurnIntent, TurnRequest};
-use crate::domain::message::MessageBody;
+use crate::domain::content::MessageBody;
 use crate::domain::page::{MessageSlice, MessageView};
 use crate::domain::tool::{self, NewToolResult, ToolCall};
 use crate::domain::{Message, MessageId, MessageType, Role};

@@ -7,7 +7,8 @@ use super::frames::{
     self, DecodedFrame, FinishMetadata, FrameBatch, FrameEncoder, MemorySummary, SessionData,
     StartMetadata, StreamFrame, TitleData,
 };
-use crate::domain::message::{FinishReason, MessageBody, MessagePart, MessageParts};
+use crate::domain::content::MessageBody;
+use crate::domain::message::{FinishReason, MessagePart, MessageParts};
 use crate::domain::tool::{self, ToolCall};
 use crate::domain::{Message, MessageId, MessageType, SessionId, Status, TurnId, Usage};
 use crate::provider::ProviderEvent;

@@ -7,8 +7,9 @@ use crate::domain::quota::{ModelPrice, Quota, QuotaUnit, UsagePayer, has_price, 
 use crate::domain::{Principal, ProjectId, Session, Timestamp, UserId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{quota_exceeded, quota_window};
+use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Configured by the operator. The default has no prices and no limits.
 #[derive(Debug, Clone, Default)]
@@ -38,7 +39,7 @@ impl ConcurrencyLimiter {
     /// Never fails: the caller decides with [`ConcurrencyPermit::check_limit`], because a turn that
     /// will be queued or repeated needs no room.
     pub(super) fn acquire(&self, user: &UserId) -> ConcurrencyPermit {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.running.lock();
         let count = running.entry(user.clone()).or_default();
         *count += 1;
         ConcurrencyPermit { user: user.clone(), count: *count, running: self.running.clone() }
@@ -57,7 +58,7 @@ impl ConcurrencyPermit {
 
 impl Drop for ConcurrencyPermit {
     fn drop(&mut self) {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.running.lock();
         if let Some(count) = running.get_mut(&self.user) {
             *count -= 1;
             // Remove idle users, or the map would grow with every user ever seen.
@@ -147,6 +148,6 @@ mod tests {
         );
         drop((first, second));
         assert!(limiter.acquire(&ann).check_limit(Some(1)).is_none());
-        assert!(limiter.running.lock().unwrap().is_empty());
+        assert!(limiter.running.lock().is_empty());
     }
 }

@@ -2,9 +2,9 @@
 
 use super::progress;
 use crate::app;
-use crate::config::{ExportArgs, ExportFormatArg};
+use crate::config::ExportArgs;
 use crate::domain::Principal;
-use crate::transfer::export::{ExportFormat, ExportScope, SessionExporter};
+use crate::transfer::export::{ExportScope, SessionExporter};
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -44,13 +44,9 @@ async fn write_export(args: &ExportArgs, target: &mut ExportTarget) -> Result<us
         (None, Some(id)) => ExportScope::Project(id.clone()),
         (None, None) => ExportScope::All,
     };
-    let format = match args.format {
-        ExportFormatArg::Json => ExportFormat::Json,
-        ExportFormatArg::Jsonl => ExportFormat::Jsonl,
-        ExportFormatArg::Markdown => ExportFormat::Markdown,
-    };
-    let mut export =
-        SessionExporter::open(store.clone(), principal, which, format).await.map_err(failed)?;
+    let mut export = SessionExporter::open(store.clone(), principal, which, args.format)
+        .await
+        .map_err(failed)?;
     let bar = progress::build_session_bar(export.sessions_remaining(), target.is_terminal());
     while let Some(piece) = export.next_chunk().await.map_err(failed)? {
         target.write_bytes(&piece)?;

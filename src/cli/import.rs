@@ -5,8 +5,9 @@ use crate::app;
 use crate::config::ImportArgs;
 use crate::domain::Principal;
 use crate::error::Error;
-use crate::transfer::import::{ImportOptions, ImportReport, SessionImporter};
+use crate::transfer::import::{ImportReport, SessionImporter};
 use crate::transfer::session_reader::read_sessions;
+use crate::transfer::session_record::ImportOptions;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 

@@ -7,7 +7,8 @@ use super::output::{fit_to_terminal, print_line, sanitize_cell};
 use crate::app::{build_read_only_memory, open_read_only};
 use crate::clock;
 use crate::config::MemoryCommand;
-use crate::domain::message::{MessageBody, MessageParts};
+use crate::domain::content::MessageBody;
+use crate::domain::message::MessageParts;
 use crate::domain::page::{MessageSlice, MessageView};
 use crate::domain::principal::AccessLevel;
 use crate::domain::{MessageType, Principal, Session};
@@ -81,7 +82,8 @@ async fn build_preview(
     }
     // The same validation as for a posted message, without its size limit.
     let read = |text: &String| {
-        let (parts, kind) = (MessageParts::default(), MessageType::Text);
+        let parts = MessageParts::default();
+        let kind = MessageType::Text;
         MessageBody::parse("message", text.clone(), parts, kind, usize::MAX)
             .map(|body| body.content)
     };

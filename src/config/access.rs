@@ -17,52 +17,52 @@ const AUTH_MODES: &[(&str, AuthMode)] = &[
 #[derive(Debug, Clone, Args)]
 pub struct AccessConfig {
     /// Authentication: none (every user is "local"), proxy, keys or jwt
-    #[arg(long, value_name = "MODE", default_value = "none", value_parser = super::named_value_parser(AUTH_MODES))]
+    #[arg(long, value_name = "MODE", env = "ECHOIC_AUTH", default_value = "none", value_parser = super::named_value_parser(AUTH_MODES))]
     pub auth: AuthMode,
     /// Listen beyond loopback without authentication
-    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    #[arg(long, value_name = "BOOL", env = "ECHOIC_ALLOW_UNAUTHENTICATED", default_value = "false", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub allow_unauthenticated: bool,
     /// Host names to accept in addition to loopback, comma-separated; with keys and jwt an empty
     /// list accepts any
-    #[arg(long, value_name = "HOSTS", value_delimiter = ',', value_parser = super::values::parse_host)]
+    #[arg(long, value_name = "HOSTS", env = "ECHOIC_ALLOWED_HOSTS", value_delimiter = ',', value_parser = super::values::parse_host)]
     pub allowed_hosts: Vec<String>,
     /// Addresses or networks of proxies whose X-Forwarded-User and X-Forwarded-For are trusted,
     /// comma-separated
-    #[arg(long, value_name = "NETWORKS", value_delimiter = ',', value_parser = parse_network)]
+    #[arg(long, value_name = "NETWORKS", env = "ECHOIC_TRUSTED_PROXIES", value_delimiter = ',', value_parser = parse_network)]
     pub trusted_proxies: Vec<IpNet>,
     /// Secret that signs tokens (HS256), at least 32 bytes
-    #[arg(long, value_name = "SECRET")]
+    #[arg(long, value_name = "SECRET", env = "JWT_SECRET", hide_env_values = true)]
     pub jwt_secret: Option<String>,
-    /// URL of the key set that signs tokens, instead of a secret
-    #[arg(long, value_name = "URL")]
+    /// URL of the key set (JWKS) that verifies tokens, instead of a secret
+    #[arg(long, value_name = "URL", env = "JWT_JWKS_URL", hide_env_values = true)]
     pub jwt_jwks_url: Option<String>,
     /// Required issuer of tokens
-    #[arg(long, value_name = "ISSUER")]
+    #[arg(long, value_name = "ISSUER", env = "JWT_ISSUER")]
     pub jwt_issuer: Option<String>,
     /// Required audience of tokens
-    #[arg(long, value_name = "AUDIENCE")]
+    #[arg(long, value_name = "AUDIENCE", env = "JWT_AUDIENCE")]
     pub jwt_audience: Option<String>,
     /// Rate limit of turns and posts per user, such as 60/m; reads may be 20 times as frequent; off
     /// disables it; ignored with ECHOIC_AUTH=none
-    #[arg(long, value_name = "RATE", default_value = "60/m", value_parser = parse_rate_limit)]
+    #[arg(long, value_name = "RATE", env = "ECHOIC_RATE_LIMIT", default_value = "60/m", value_parser = parse_rate_limit)]
     pub rate_limit: OptionalLimit<RateLimit>,
     /// Maximum concurrent replies per user, or off; ignored with ECHOIC_AUTH=none
-    #[arg(long, value_name = "NUMBER", default_value = "8", value_parser = parse_concurrency_limit)]
+    #[arg(long, value_name = "NUMBER", env = "ECHOIC_MAX_CONCURRENT_TURNS", default_value = "8", value_parser = parse_concurrency_limit)]
     pub max_concurrent_turns: OptionalLimit<u32>,
     /// Model prices per million tokens: MODEL=PROMPT/COMPLETION or MODEL=PROMPT/CACHED/COMPLETION,
     /// comma-separated; MODEL may end in * to match a prefix; the first match applies
-    #[arg(long, value_name = "PRICES", value_delimiter = ',', value_parser = parse_price)]
+    #[arg(long, value_name = "PRICES", env = "ECHOIC_PRICES", value_delimiter = ',', value_parser = parse_price)]
     pub prices: Vec<ModelPrice>,
     /// Token quotas: 2000000 per user and month, or key:50000/day, project:1000000/month;
     /// comma-separated
-    #[arg(long, value_name = "QUOTAS", value_delimiter = ',', value_parser = parse_token_quota)]
+    #[arg(long, value_name = "QUOTAS", env = "ECHOIC_QUOTA_TOKENS", value_delimiter = ',', value_parser = parse_token_quota)]
     pub quota_tokens: Vec<Quota>,
     /// Cost quotas by ECHOIC_PRICES, in the same format: 20 or user:1.50/day; models without a
     /// price are then rejected
-    #[arg(long, value_name = "QUOTAS", value_delimiter = ',', value_parser = parse_cost_quota)]
+    #[arg(long, value_name = "QUOTAS", env = "ECHOIC_QUOTA_COST", value_delimiter = ',', value_parser = parse_cost_quota)]
     pub quota_cost: Vec<Quota>,
     /// Origins of web pages that may use the API, comma-separated
-    #[arg(long, value_name = "ORIGINS", value_delimiter = ',', value_parser = super::values::parse_origin)]
+    #[arg(long, value_name = "ORIGINS", env = "ECHOIC_CORS_ORIGINS", value_delimiter = ',', value_parser = super::values::parse_origin)]
     pub cors_origins: Vec<String>,
 }
 

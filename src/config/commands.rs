@@ -12,7 +12,13 @@ use std::time::Duration;
 #[derive(Debug, Clone, Args)]
 pub struct SessionsCommand {
     /// Database: sqlite://PATH or mongodb://HOSTS/DATABASE
-    #[arg(long, value_name = "URL", default_value = "sqlite://data/echoic.db")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "DATABASE_URL",
+        hide_env_values = true,
+        default_value = "sqlite://data/echoic.db"
+    )]
     pub database_url: DatabaseUrl,
     /// Only sessions of this user
     #[arg(long, value_parser = parse_user)]
@@ -38,7 +44,14 @@ pub struct SessionsCommand {
 #[derive(Debug, Clone, Args)]
 pub struct KeysCommand {
     /// Database: sqlite://PATH or mongodb://HOSTS/DATABASE
-    #[arg(long, value_name = "URL", default_value = "sqlite://data/echoic.db", global = true)]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "DATABASE_URL",
+        hide_env_values = true,
+        default_value = "sqlite://data/echoic.db",
+        global = true
+    )]
     pub database_url: DatabaseUrl,
     #[command(subcommand)]
     pub task: KeysTask,
@@ -68,7 +81,7 @@ pub struct NewKeyArgs {
     /// User that requests with the key act as
     #[arg(long, value_parser = parse_user)]
     pub user: UserId,
-    /// Display name
+    /// Name shown in the list of keys
     #[arg(long, value_parser = parse_key_name)]
     pub name: Option<String>,
     /// Permissions: read (change nothing), chat (everything the user may do), admin

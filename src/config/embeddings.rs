@@ -6,12 +6,29 @@ use clap::Args;
 #[derive(Debug, Clone, Default, Args)]
 pub struct EmbeddingsConfig {
     /// Base URL of an OpenAI-compatible embeddings endpoint, …/v1; enables semantic recall
-    #[arg(long = "embeddings-url", id = "embeddings_url", value_name = "URL")]
+    #[arg(
+        long = "embeddings-url",
+        id = "embeddings_url",
+        value_name = "URL",
+        env = "ECHOIC_EMBEDDINGS_URL",
+        hide_env_values = true
+    )]
     pub url: Option<String>,
-    /// Embeddings model
-    #[arg(long = "embeddings-model", id = "embeddings_model", value_name = "MODEL")]
+    /// Model of the embeddings endpoint, required with it
+    #[arg(
+        long = "embeddings-model",
+        id = "embeddings_model",
+        value_name = "MODEL",
+        env = "ECHOIC_EMBEDDINGS_MODEL"
+    )]
     pub model: Option<String>,
     /// API key of the embeddings endpoint
-    #[arg(long = "embeddings-key", id = "embeddings_key", value_name = "KEY")]
+    #[arg(
+        long = "embeddings-key",
+        id = "embeddings_key",
+        value_name = "KEY",
+        env = "ECHOIC_EMBEDDINGS_KEY",
+        hide_env_values = true
+    )]
     pub key: Option<String>,
 }

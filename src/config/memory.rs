@@ -12,7 +12,7 @@ use std::path::PathBuf;
 /// variables.
 #[derive(Debug, Clone, Args)]
 pub struct MemoryCommand {
-    /// Session id
+    /// Id of the session, as listed by echoic sessions
     #[arg(value_name = "SESSION", value_parser = parse_session)]
     pub session: SessionId,
     /// New message; without it, the prompt ends with the last message of the session
@@ -27,7 +27,7 @@ pub struct MemoryCommand {
     /// Maximum tokens of recalled messages, as part of --max-tokens
     #[arg(long, value_name = "TOKENS")]
     pub recall_tokens: Option<u32>,
-    /// Messages that the strategy window includes
+    /// Number of messages that the window strategy includes
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pub last_messages: Option<u32>,
     /// Fail unless the session belongs to this user
@@ -37,25 +37,31 @@ pub struct MemoryCommand {
     #[arg(long)]
     pub json: bool,
     /// Database: sqlite://PATH or mongodb://HOSTS/DATABASE
-    #[arg(long, value_name = "URL", default_value = "sqlite://data/echoic.db")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "DATABASE_URL",
+        hide_env_values = true,
+        default_value = "sqlite://data/echoic.db"
+    )]
     pub database_url: DatabaseUrl,
     /// The server's default model [default: the model of the last reply]
-    #[arg(long)]
+    #[arg(long, env = "ECHOIC_MODEL")]
     pub model: Option<String>,
     /// The server's context window in tokens [default: by model, else 128000]
-    #[arg(long, value_name = "TOKENS", value_parser = parse_context_window)]
+    #[arg(long, value_name = "TOKENS", env = "ECHOIC_CONTEXT_WINDOW", value_parser = parse_context_window)]
     pub context_window: Option<u32>,
     /// The server's context windows of individual models: MODEL=TOKENS,…
-    #[arg(long, value_name = "WINDOWS", value_delimiter = ',', value_parser = parse_model_window)]
+    #[arg(long, value_name = "WINDOWS", env = "ECHOIC_CONTEXT_WINDOWS", value_delimiter = ',', value_parser = parse_model_window)]
     pub context_windows: Vec<(String, u32)>,
     /// The server's memory strategy
-    #[arg(long, value_name = "STRATEGY", default_value = "auto", value_parser = named_value_parser(&STRATEGY_NAMES))]
+    #[arg(long, value_name = "STRATEGY", env = "ECHOIC_MEMORY_STRATEGY", default_value = "auto", value_parser = named_value_parser(&STRATEGY_NAMES))]
     pub memory_strategy: MemoryStrategy,
     /// The server's memory budget in tokens
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", env = "ECHOIC_MEMORY_TOKENS")]
     pub memory_tokens: Option<u32>,
     /// The server's folder of prompt templates
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", env = "ECHOIC_PROMPTS_DIR")]
     pub prompts_dir: Option<PathBuf>,
 }
 

@@ -1,6 +1,7 @@
 //! Arguments of the commands `export`, `import` and `migrate`.
 
 use super::{DatabaseUrl, named_value_parser, parse_size};
+use crate::domain::export_format::ExportFormat;
 use crate::domain::{FieldError, ProjectId, SessionId, UserId};
 use clap::Args;
 use std::path::PathBuf;
@@ -8,15 +9,21 @@ use std::path::PathBuf;
 /// Arguments of `echoic export`.
 #[derive(Debug, Clone, Args)]
 pub struct ExportArgs {
-    /// Database: sqlite://PATH
-    #[arg(long, value_name = "URL", default_value = "sqlite://data/echoic.db")]
+    /// Database: sqlite://PATH or mongodb://HOSTS/DATABASE
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "DATABASE_URL",
+        hide_env_values = true,
+        default_value = "sqlite://data/echoic.db"
+    )]
     pub database_url: DatabaseUrl,
     /// File to write, replaced once the export is complete [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// json; jsonl: one session per line; markdown: active paths, for reading
-    #[arg(long, default_value = "json", value_parser = named_value_parser(EXPORT_FORMATS))]
-    pub format: ExportFormatArg,
+    /// json: one object; jsonl: one session per line; markdown: active paths, for reading
+    #[arg(long, default_value = "json", value_parser = named_value_parser(ExportFormat::NAMES))]
+    pub format: ExportFormat,
     /// User whose sessions are exported
     #[arg(long, default_value = "local", value_parser = parse_user)]
     pub user: UserId,
@@ -34,14 +41,20 @@ pub struct ImportArgs {
     /// File to read: an Echoic export or ChatGPT's conversations.json; - is standard input
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Database: sqlite://PATH
-    #[arg(long, value_name = "URL", default_value = "sqlite://data/echoic.db")]
+    /// Database: sqlite://PATH or mongodb://HOSTS/DATABASE
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "DATABASE_URL",
+        hide_env_values = true,
+        default_value = "sqlite://data/echoic.db"
+    )]
     pub database_url: DatabaseUrl,
     /// User who will own the sessions
     #[arg(long, default_value = "local", value_parser = parse_user)]
     pub user: UserId,
     /// Maximum size of a message's text
-    #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", env = "ECHOIC_MAX_MESSAGE", default_value = "256KiB", value_parser = parse_size)]
     pub max_message: usize,
 }
 
@@ -50,10 +63,10 @@ pub struct ImportArgs {
 #[command(after_help = MIGRATE_HELP)]
 pub struct MigrateArgs {
     /// SQLite file to read, as in the server's DATABASE_URL: sqlite://PATH
-    #[arg(long, value_name = "URL", value_parser = parse_sqlite_url)]
+    #[arg(long, value_name = "URL", hide_env_values = true, value_parser = parse_sqlite_url)]
     pub from: PathBuf,
     /// MongoDB database to write, as in the server's new DATABASE_URL: mongodb://HOSTS/DATABASE
-    #[arg(long, value_name = "URL", value_parser = parse_mongodb_url)]
+    #[arg(long, value_name = "URL", hide_env_values = true, value_parser = parse_mongodb_url)]
     pub to: String,
 }
 
@@ -67,22 +80,6 @@ skipped, missing ones are copied. A session that differs, because it has been us
 not changed but reported, and the exit code is 1.
 
 Example: echoic migrate --from sqlite://data/echoic.db --to mongodb://db1,db2,db3/echoic?replicaSet=rs0";
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExportFormatArg {
-    /// One JSON object.
-    Json,
-    /// One JSON object per session and line.
-    Jsonl,
-    /// For reading.
-    Markdown,
-}
-
-const EXPORT_FORMATS: &[(&str, ExportFormatArg)] = &[
-    ("json", ExportFormatArg::Json),
-    ("jsonl", ExportFormatArg::Jsonl),
-    ("markdown", ExportFormatArg::Markdown),
-];
 
 fn parse_user(text: &str) -> Result<UserId, FieldError> {
     UserId::parse("user", text)

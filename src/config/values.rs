@@ -1,7 +1,11 @@
 //! Parsers for the values of settings.
 
+use bytesize::ByteSize;
+use jiff::{Span, SpanRelativeTo};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
+
+const SECONDS_PER_DAY: u64 = 24 * 60 * 60;
 
 pub(super) fn parse_address(text: &str) -> Result<IpAddr, String> {
     if text == "localhost" {
@@ -44,34 +48,24 @@ pub(super) fn parse_lifetime(text: &str) -> Result<Duration, String> {
     parse_duration_up_to(text, 36_500, "90d, 12h or 30m")
 }
 
+/// jiff's friendly format, which it shares with ISO 8601: `90s`, `1h30m`, `1.5 s`, `PT30S`. Not
+/// `humantime`, whose `M` is a month: `10M` for `10m` would be accepted as ten of them.
 fn parse_duration_up_to(text: &str, days: u64, such_as: &str) -> Result<Duration, String> {
-    let invalid = || format!("must be a duration such as {such_as}");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(invalid)?;
-    let number: u64 = text[..digits].parse().map_err(|_| invalid())?;
-    let unit = match &text[digits..] {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(invalid()),
-    };
-    let millis = number.checked_mul(unit).filter(|millis| (1..=days * 86_400_000).contains(millis));
-    millis.map(Duration::from_millis).ok_or_else(|| format!("must be from 1ms to {days}d"))
+    let range = Duration::from_millis(1)..=Duration::from_secs(days * SECONDS_PER_DAY);
+    let span: Span = text.parse().map_err(|_| format!("must be a duration such as {such_as}"))?;
+    // Months and years have no fixed length, so they are no durations either.
+    let duration = span.to_duration(SpanRelativeTo::days_are_24_hours());
+    let duration = duration.ok().and_then(|duration| Duration::try_from(duration).ok());
+    duration
+        .filter(|duration| range.contains(duration))
+        .ok_or_else(|| format!("must be from 1ms to {days}d"))
 }
 
 pub(super) fn parse_size(text: &str) -> Result<usize, String> {
-    let invalid = || "must be a size such as 500KiB or 2MiB, from 1KiB to 1GiB".to_owned();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: usize = text[..digits].parse().map_err(|_| invalid())?;
-    let unit = match &text[digits..] {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return Err(invalid()),
-    };
-    number.checked_mul(unit).filter(|bytes| (1 << 10..=1 << 30).contains(bytes)).ok_or_else(invalid)
+    let size: Option<ByteSize> = text.parse().ok();
+    let size = size.filter(|size| (ByteSize::kib(1)..=ByteSize::gib(1)).contains(size));
+    size.and_then(|size| usize::try_from(size.as_u64()).ok())
+        .ok_or_else(|| "must be a size such as 500KiB or 2MiB, from 1KiB to 1GiB".to_owned())
 }
 
 pub(super) fn parse_origin(text: &str) -> Result<String, String> {
@@ -83,5 +77,70 @@ pub(super) fn parse_origin(text: &str) -> Result<String, String> {
     match authority {
         Some(authority) if is_bare(authority) => Ok(origin.to_ascii_lowercase()),
         _ => Err("must be origins such as https://chat.example.com, comma-separated".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_parse_with_units_and_within_limits() {
+        let read = |text| parse_duration(text).ok().map(|duration| duration.as_millis());
+        for (text, millis) in [
+            ("1ms", 1),
+            ("250ms", 250),
+            ("007s", 7_000),
+            ("30s", 30_000),
+            ("10m", 600_000),
+            ("1h30m", 5_400_000),
+            ("1.5s", 1_500),
+            ("12h", 43_200_000),
+            ("365d", 31_536_000_000),
+            ("31536000000ms", 31_536_000_000),
+        ] {
+            assert_eq!(read(text), Some(millis), "{text}");
+        }
+        for wrong in [
+            "",
+            "soon",
+            "90",
+            "10M",
+            "1mo",
+            "1y",
+            "-5s",
+            "5s ago",
+            "0s",
+            "366d",
+            "1us",
+            "99999999999999999999s",
+        ] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+        assert_eq!(parse_lifetime("36500d").map(|lifetime| lifetime.as_secs()), Ok(3_153_600_000));
+        assert!(parse_duration("90").unwrap_err().ends_with("such as 250ms, 30s or 10m"));
+        assert!(parse_duration("0s").unwrap_err().ends_with("from 1ms to 365d"));
+    }
+
+    #[test]
+    fn sizes_parse_with_units_and_within_limits() {
+        let read = |text| parse_size(text).ok();
+        for (text, bytes) in [
+            ("1024", 1024),
+            ("2048B", 2048),
+            ("1KiB", 1024),
+            ("500KiB", 500 << 10),
+            ("2MiB", 2 << 20),
+            ("1GiB", 1 << 30),
+            ("2MB", 2_000_000),
+            ("1.5MiB", 3 << 19),
+        ] {
+            assert_eq!(read(text), Some(bytes), "{text}");
+        }
+        for wrong in
+            ["", "much", "1023", "1B", "-1MiB", "2GiB", "2MiX", "99999999999999999999", "1e6"]
+        {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! API keys: their owner, scope and expiry. Secrets are handled in `auth`.
 
-use super::{FieldError, Timestamp, UserId};
+use super::{FieldError, Timestamp, UserId, string_enum};
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::sync::Arc;
@@ -56,23 +56,7 @@ pub enum AuthScope {
     Admin,
 }
 
-impl AuthScope {
-    /// The scopes by name, as written on the command line and in the store.
-    pub const NAMES: &[(&str, Self)] =
-        &[("read", Self::Read), ("chat", Self::Chat), ("admin", Self::Admin)];
-
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, scope)| *scope)
-    }
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Chat => "chat",
-            Self::Admin => "admin",
-        }
-    }
-}
+string_enum!(AuthScope { Read = "read", Chat = "chat", Admin = "admin" });
 
 /// An API key without its secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

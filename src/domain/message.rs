@@ -1,14 +1,11 @@
 //! Messages: the immutable entries of a session.
 
-use super::attachment::render_text;
 use super::string_enum;
-use super::text::{has_nul, reject_nul, truncate_chars};
-use super::tool;
+use super::text::{has_nul, truncate_chars};
 use super::{FieldError, MessageId, SessionId, Timestamp, Usage, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
 use utoipa::ToSchema;
 
 /// Length of the message preview that a session shows as `lastMessage`, in characters.
@@ -41,7 +38,7 @@ pub enum Role {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MessageType {
-    /// Text.
+    /// Text, in `content`.
     #[default]
     Text,
     /// An image, in `parts`.
@@ -57,9 +54,10 @@ pub enum Status {
     /// The message is complete.
     #[default]
     Complete,
-    /// Cancelled or cut off; the text up to that point is kept.
+    /// Stopped or cut off; the text up to that point is kept. `error` is set if the provider ended
+    /// the stream early.
     Interrupted,
-    /// The provider failed; the text up to that point is kept, and `error` has the cause.
+    /// The reply failed; the text so far is kept, and `error` has the cause.
     Failed,
 }
 
@@ -248,75 +246,6 @@ pub enum MessagePart {
         #[serde(skip_serializing_if = "Option::is_none")]
         message_id: Option<MessageId>,
     },
-}
-
-/// The validated content of a message: not blank, without NUL, within its size limits.
-#[derive(Debug, Clone, Serialize)]
-pub struct MessageBody {
-    /// May be empty if there are parts.
-    pub content: String,
-    pub parts: MessageParts,
-    pub kind: MessageType,
-}
-
-impl MessageBody {
-    /// Validates content sent by a client. `field` names the text in errors; `limit` is its maximum
-    /// size in bytes.
-    pub fn parse(
-        field: &'static str,
-        content: String,
-        parts: MessageParts,
-        kind: MessageType,
-        limit: usize,
-    ) -> Result<Self, ContentError> {
-        reject_nul(field, &content)?;
-        // A message may consist of parts alone, such as an image without a question.
-        if content.trim().is_empty() && parts.is_empty() {
-            return Err(FieldError::new(field, "must not be empty").into());
-        }
-        if content.len() > limit {
-            return Err(ContentError::TooLarge { field, limit });
-        }
-        if parts.as_json().len() > MAX_PARTS_BYTES {
-            return Err(ContentError::TooLarge { field: "parts", limit: MAX_PARTS_BYTES });
-        }
-        // The limit is meant for the prompt: text attachments count towards it, decoded, while the
-        // size of images and other data is bounded by `MAX_PARTS_BYTES` alone.
-        if render_text(&content, &parts).len() > limit {
-            return Err(ContentError::TooLarge { field: "parts", limit });
-        }
-        Ok(Self { content, parts, kind })
-    }
-}
-
-impl MessageBody {
-    /// The text that counts towards the prompt: content, rendered attachments and function calls.
-    pub fn countable_text(&self) -> Cow<'_, str> {
-        let text = render_text(&self.content, &self.parts);
-        let calls = tool::format_calls(&tool::parse_calls(&self.parts));
-        match calls.is_empty() {
-            true => text,
-            false => Cow::from(format!("{text}\n{calls}")),
-        }
-    }
-}
-
-/// Why content was rejected.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ContentError {
-    InvalidField(FieldError),
-    /// Content over its size limit.
-    TooLarge {
-        field: &'static str,
-        /// In bytes.
-        limit: usize,
-    },
-}
-
-impl From<FieldError> for ContentError {
-    fn from(invalid: FieldError) -> Self {
-        Self::InvalidField(invalid)
-    }
 }
 
 /// Cuts a message down to the preview that its session shows.

@@ -3,6 +3,8 @@
 //! No I/O, no async code, and no dependency on the rest of the crate except `json`.
 
 pub mod attachment;
+pub mod content;
+pub mod export_format;
 pub mod extra_params;
 pub mod field_error;
 pub mod ids;

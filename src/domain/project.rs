@@ -1,7 +1,7 @@
 //! Projects: a description, instructions and files that sessions share. Naming rules, size limits
 //! and access.
 
-use super::message::ContentError;
+use super::content::ContentError;
 use super::principal::{AccessDecision, AccessLevel, Principal};
 use super::text::reject_nul;
 use super::{FieldError, ProjectId, Timestamp, UserId, string_enum};
@@ -55,7 +55,7 @@ pub struct Project {
     pub owner: UserId,
     /// Display name.
     pub name: String,
-    /// Description.
+    /// Description of the project, part of the prompt in all its sessions.
     pub description: String,
     /// Instructions to the model in every session of the project.
     #[serde(skip_serializing_if = "Option::is_none")]

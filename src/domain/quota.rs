@@ -213,7 +213,8 @@ mod tests {
     #[test]
     fn quota_defaults_to_user_and_month() {
         let quota = |of, per, unit, limit| Some(Quota { scope: of, period: per, unit, limit });
-        let (tokens, cost) = (QuotaUnit::Tokens, QuotaUnit::Cost);
+        let tokens = QuotaUnit::Tokens;
+        let cost = QuotaUnit::Cost;
         assert_eq!(
             Quota::parse(tokens, "2000"),
             quota(QuotaScope::User, QuotaPeriod::Month, tokens, 2000)

@@ -32,7 +32,7 @@ pub struct Session {
     /// Project the session belongs to.
     #[schema(value_type = Option<String>)]
     pub project_id: Option<ProjectId>,
-    /// Title.
+    /// Title, `New Chat` until the session is named.
     pub title: String,
     /// Origin of the title.
     pub title_source: TitleSource,

@@ -55,7 +55,8 @@ impl Timestamp {
     pub fn format_ago(self, now: Self) -> String {
         // Rounded down in every unit: an event 59 minutes and 59 seconds ago is "59 minutes ago".
         let minutes = i64::try_from(now.duration_since(self).as_secs() / 60).unwrap_or(i64::MAX);
-        let (hours, days) = (minutes / 60, minutes / (60 * 24));
+        let hours = minutes / 60;
+        let days = minutes / (60 * 24);
         let span = Span::new();
         let span = match (minutes, hours, days) {
             (0, ..) => return "just now".to_owned(),

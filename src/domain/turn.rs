@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ActiveTurn {
-    /// Turn id.
+    /// Turn id. The ids of its stream events start with it, and stopping a reply accepts it.
     #[schema(value_type = String)]
     pub turn_id: TurnId,
     /// Id that the reply will have.

@@ -16,10 +16,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use parking_lot::Mutex;
 use rust_embed::{Embed, EmbeddedFile};
 use std::collections::HashMap;
 use std::io::Write;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::LazyLock;
 
 #[derive(Embed)]
 #[folder = "web/"]
@@ -98,7 +99,7 @@ fn encode_body(file: EmbeddedFile, headers: &HeaderMap) -> Response {
 /// Compresses a file. The result is cached for the lifetime of the process.
 fn gzip_file(file: &EmbeddedFile) -> Option<Bytes> {
     static GZIP_CACHE: LazyLock<Mutex<HashMap<[u8; 32], Bytes>>> = LazyLock::new(Mutex::default);
-    let mut cache = GZIP_CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut cache = GZIP_CACHE.lock();
     let hash = file.metadata.sha256_hash();
     if let Some(compressed) = cache.get(&hash) {
         return Some(compressed.clone());

@@ -5,8 +5,9 @@ use super::envelope::{ApiResult, ErrorResponse};
 use super::extract::CurrentUser;
 use super::query::QueryParams;
 use crate::clock;
+use crate::domain::export_format::ExportFormat;
 use crate::domain::{Message, ProjectId, Session, SessionId};
-use crate::transfer::export::{ExportFormat, ExportScope, SessionExporter};
+use crate::transfer::export::{ExportScope, SessionExporter};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderValue;
@@ -69,12 +70,7 @@ pub(super) async fn export_sessions(
 ) -> ApiResult<Response> {
     let session = query.take_parsed("sessionId", |id| SessionId::parse("sessionId", id));
     let project = query.take_parsed("projectId", |id| ProjectId::parse("projectId", id));
-    let formats = [
-        ("json", ExportFormat::Json),
-        ("jsonl", ExportFormat::Jsonl),
-        ("markdown", ExportFormat::Markdown),
-    ];
-    let format = query.take_choice("format", &formats).unwrap_or(ExportFormat::Json);
+    let format = query.take_choice("format", ExportFormat::NAMES).unwrap_or(ExportFormat::Json);
     if session.is_some() && project.is_some() {
         query.add_error("projectId", "must not be combined with sessionId");
     }

@@ -152,7 +152,7 @@ pub(super) fn derive_retry_key(
 }
 
 fn hex_digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(bytes))
 }
 
 /// Refuses a query string, on routes that have no parameters.

@@ -9,7 +9,8 @@ use super::extract::{CurrentUser, MessagePath, NoQueryParams, SessionPath, read_
 use super::query::QueryParams;
 use super::ui_message::{UiMessage, to_ui_messages};
 use crate::clock;
-use crate::domain::message::{MessageBody, MessageParts};
+use crate::domain::content::MessageBody;
+use crate::domain::message::MessageParts;
 use crate::domain::page::{MAX_PAGE_SIZE, MessageSlice, MessageView};
 use crate::domain::{
     Message, MessageId, MessageType, Principal, Role, Session, SessionId, Timestamp, tool,

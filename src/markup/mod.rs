@@ -47,7 +47,7 @@ struct EventRewriter<'a> {
     highlight_budget: highlight::HighlightBudget,
 }
 
-/// An open image.
+/// An image whose alt text is being read.
 struct OpenImage<'a> {
     url: CowStr<'a>,
     alt: String,

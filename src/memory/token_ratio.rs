@@ -10,9 +10,9 @@
 
 use super::Memory;
 use crate::domain::{Usage, model};
+use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::ops::RangeInclusive;
-use std::sync::{Mutex, PoisonError};
 
 /// Ratios are stored in steps of 1/20; this many steps are a ratio of 1.
 const STEPS_PER_UNIT: u32 = 20;
@@ -110,7 +110,7 @@ struct ModelReports {
 impl TokenRatioTracker {
     /// The current ratio, or the identity for a model without enough reports.
     pub(super) fn ratio_of(&self, model: &str) -> TokenRatio {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.lock();
         state.models.get(model).map_or(TokenRatio::IDENTITY, |reports| reports.ratio)
     }
 
@@ -121,7 +121,7 @@ impl TokenRatioTracker {
         reported: Usage,
     ) -> Option<TokenRatio> {
         let needed = required_steps(*tokens, reported)?;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         state.report_count += 1;
         let now = state.report_count;
         // Model names come from requests, so the map needs a bound.
@@ -259,7 +259,7 @@ mod tests {
         }
         assert_eq!(tracker.ratio_of("in use").0, 40);
         assert_eq!((tracker.ratio_of("m999").0, tracker.ratio_of("m0").0), (30, 20));
-        assert_eq!(tracker.state.lock().unwrap().models.len(), MAX_MODELS);
+        assert_eq!(tracker.state.lock().models.len(), MAX_MODELS);
     }
 
     proptest! {

@@ -11,7 +11,6 @@ use futures::stream::{self, StreamExt};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
-use uuid::Uuid;
 
 /// Retries per model after a retryable failure.
 const MAX_RETRIES: u32 = 2;
@@ -179,9 +178,7 @@ impl Provider for ResilientProvider {
 /// Adds up to a quarter to a delay, so that many callers do not retry at once. Never shortens it:
 /// the endpoint may have asked for it.
 fn add_jitter(delay: Duration) -> Duration {
-    // The last byte of a version 7 UUID is random.
-    let random = Uuid::now_v7().as_u128() as u8;
-    delay * (256 + u32::from(random) / 4) / 256
+    delay + delay.mul_f64(fastrand::f64() / 4.0)
 }
 
 /// A point in time, with what is awaited until then for the error message.

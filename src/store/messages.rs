@@ -1,6 +1,7 @@
 //! Store operations on messages.
 
-use crate::domain::message::{FinishReason, MessageBody, MessageError, MessageParts};
+use crate::domain::content::MessageBody;
+use crate::domain::message::{FinishReason, MessageError, MessageParts};
 use crate::domain::page::{MessageSlice, MessageView};
 use crate::domain::{
     Message, MessageId, Principal, Role, Session, SessionId, Status, Timestamp, Usage, UserId,

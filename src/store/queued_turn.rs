@@ -1,9 +1,10 @@
 //! Queued turns as JSON, the same in every store.
 
 use super::{DuplicateIdPolicy, MessageParent, NewMessage, ReplyFields, TurnInput, TurnSpec};
+use crate::domain::content::MessageBody;
 use crate::domain::extra_params::ExtraParams;
 use crate::domain::key::KeyId;
-use crate::domain::message::{MessageBody, MessageParts, MessageType};
+use crate::domain::message::{MessageParts, MessageType};
 use crate::domain::session::SessionSettings;
 use crate::domain::{MessageId, Principal, Role, Timestamp, TurnId, UserId};
 use crate::error::{Error, Result};

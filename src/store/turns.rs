@@ -349,11 +349,11 @@ pub trait TurnLogStore: Send + Sync {
     async fn record_heartbeat(&self, lease_holder: &LeaseHolder, now: Timestamp) -> Result<()>;
 
     /// Returns some of the orphaned turns: those of earlier starts of this instance, those of
-    /// instances whose lease has expired, and those of this process that are missing from
-    /// `running`. From then on, their former holders can write nothing more to them.
+    /// instances whose lease has expired, and those of this process that have been missing from
+    /// `running` for a while: a turn that was claimed just now may be about to start. From then on,
+    /// their former holders can write nothing more to them.
     ///
-    /// A store that only one process can open knows them at once. With a shared one, this process
-    /// must have recorded a heartbeat before.
+    /// With a shared store, this process must have recorded a heartbeat before.
     async fn find_orphaned_turns(
         &self,
         lease_holder: &LeaseHolder,

@@ -7,7 +7,7 @@
 //! their names are imported, in brackets.
 
 use super::chatgpt_content::{ChatGptContent, convert_content};
-use super::session_record::{MessageRecord, SessionRecord};
+use super::session_record::{MessageRecord, SessionRecord, to_hex_id};
 use crate::domain::message::{FinishReason, MessagePart};
 use crate::domain::title::{MAX_TITLE_CHARS, TitleSource};
 use crate::domain::{MessageId, MessageType, Role, Status, Timestamp};
@@ -281,7 +281,7 @@ impl<'a> ConversationTree<'a> {
 fn convert_message_id(id: &str) -> String {
     match MessageId::parse("id", id) {
         Ok(_) => id.to_owned(),
-        Err(_) => Sha256::digest(id).iter().take(16).map(|byte| format!("{byte:02x}")).collect(),
+        Err(_) => to_hex_id(Sha256::new_with_prefix(id)),
     }
 }
 

@@ -114,7 +114,8 @@ fn fence_code(language: &str, code: &str) -> String {
     if code.trim().is_empty() {
         return String::new();
     }
-    let (mut longest, mut run) = (0, 0);
+    let mut longest = 0;
+    let mut run = 0;
     for letter in code.chars() {
         run = if letter == '`' { run + 1 } else { 0 };
         longest = longest.max(run);

@@ -1,9 +1,10 @@
 //! Exports sessions as text, chunk by chunk. Of an account only the session ids are in memory, of a
 //! session only one chunk.
 //!
-//! Used by `http` and `cli`, scope request chunks at the pace of the reader.
+//! Used by `http` and `cli`, which request chunks at the pace of the reader.
 
 use super::markdown::MarkdownWriter;
+use crate::domain::export_format::ExportFormat;
 use crate::domain::message::{FinishReason, MessageError, MessageParts};
 use crate::domain::principal::AccessLevel;
 use crate::domain::{
@@ -20,16 +21,6 @@ const FORMAT_NAME: &str = "echoic";
 const FORMAT_VERSION: u32 = 1;
 /// Later than the activity of any session: the last millisecond of the year 9999.
 const MAX_TIMESTAMP: Timestamp = Timestamp::from_millis(253_402_300_799_999);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExportFormat {
-    /// One JSON object with a list of sessions.
-    Json,
-    /// One JSON object per line and session.
-    Jsonl,
-    /// The active paths, for reading.
-    Markdown,
-}
 
 #[derive(Debug, Clone)]
 pub enum ExportScope {

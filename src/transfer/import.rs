@@ -4,7 +4,7 @@
 //! Used by `http` and `cli`, which read the file. Runs on a thread that may block.
 
 use super::chatgpt;
-use super::session_record::{self, SessionRecord};
+use super::session_record::{self, ImportOptions, SessionRecord};
 use crate::clock;
 use crate::domain::{Principal, SessionId};
 use crate::error::{Error, ErrorKind, Result};
@@ -20,15 +20,6 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use utoipa::ToSchema;
 
-/// Limits and permissions of an import.
-#[derive(Debug, Clone, Copy)]
-pub struct ImportOptions {
-    /// Maximum size of a message's text, in bytes.
-    pub max_message: usize,
-    /// Whether the participants named in the file are added to the sessions.
-    pub trusts_participants: bool,
-}
-
 /// Outcome of an import.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub struct ImportReport {
@@ -38,7 +29,7 @@ pub struct ImportReport {
     pub skipped: Vec<SkippedSession>,
 }
 
-/// An imported session.
+/// An imported session: the store now has all its messages.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ImportedSession {

@@ -43,7 +43,8 @@ impl MarkdownWriter {
     ) -> Result<Self> {
         let session = store.get_session(principal, id, AccessLevel::Owner).await?;
         let mut page = read_page(store, principal, id, MessageSlice::Newest).await?;
-        let (mut ends, mut newest) = (Vec::new(), None);
+        let mut ends = Vec::new();
+        let mut newest = None;
         while let Some(first) = page.messages.first().filter(|_| page.has_more) {
             ends.push(first.id.clone());
             let before =
@@ -141,10 +142,8 @@ fn write_message(text: &mut String, owner: &UserId, message: &Message) -> fmt::R
     }
     match (message.status, &message.error) {
         (Status::Complete, _) => Ok(()),
-        (Status::Failed, Some(error)) => write!(text, "*(failed: {})*\n\n", error.message),
-        (Status::Failed | Status::Interrupted, _) => {
-            write!(text, "*({})*\n\n", message.status.as_str())
-        }
+        (status, Some(error)) => write!(text, "*({}: {})*\n\n", status.as_str(), error.message),
+        (status, None) => write!(text, "*({})*\n\n", status.as_str()),
     }
 }
 

@@ -1,9 +1,7 @@
 //! The sessions and messages of a file: deserialization, validation and conversion for the store.
 
-use super::import::ImportOptions;
-use crate::domain::message::{
-    FinishReason, MAX_PARTS_BYTES, MessageBody, MessageError, MessageParts,
-};
+use crate::domain::content::MessageBody;
+use crate::domain::message::{FinishReason, MAX_PARTS_BYTES, MessageError, MessageParts};
 use crate::domain::session::{JsonObject, MAX_PARTICIPANTS, SessionSettings, SessionStatus};
 use crate::domain::text::reject_nul;
 use crate::domain::title::{SessionTitle, TitleSource};
@@ -21,6 +19,15 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
 use utoipa::ToSchema;
+
+/// Limits and permissions of an import.
+#[derive(Debug, Clone, Copy)]
+pub struct ImportOptions {
+    /// Maximum size of a message's text, in bytes.
+    pub max_message: usize,
+    /// Whether the participants named in the file are added to the sessions.
+    pub trusts_participants: bool,
+}
 
 /// A session in an import file.
 #[derive(Default, Deserialize, ToSchema)]
@@ -297,26 +304,45 @@ fn parse_reply_body(
 fn derive_session_id(principal: &Principal, record: &SessionRecord, index: usize) -> SessionId {
     // NUL separates the fields, which do not contain it. With another format, repeating an earlier
     // import would duplicate its sessions.
+    let time = format_time(record.created_at);
     let mut digest = Sha256::new();
-    digest.update(format!(
-        "{}\0{index}\0{:?}\0{:?}",
-        principal.user, record.title, record.created_at
-    ));
+    digest.update(format!("{}\0{index}\0{:?}\0{time}", principal.user, record.title));
     for StrictObject(message) in &record.messages {
-        digest.update(format!("\0{:?}\0{:?}\0{}", message.id, message.role, message.content));
+        let role = role_name(message.role);
+        digest.update(format!("\0{:?}\0{role}\0{}", message.id, message.content));
     }
     SessionId::new_unchecked(to_hex_id(digest))
 }
 
 fn derive_message_id(session: &SessionId, record: &MessageRecord, index: usize) -> MessageId {
-    let mut digest = Sha256::new();
-    let MessageRecord { role, content, created_at, .. } = record;
-    digest.update(format!("{session}\0{index}\0{role:?}\0{created_at:?}\0{content}"));
-    MessageId::new_unchecked(to_hex_id(digest))
+    let role = role_name(record.role);
+    let time = format_time(record.created_at);
+    let content = &record.content;
+    let text = format!("{session}\0{index}\0{role}\0{time}\0{content}");
+    MessageId::new_unchecked(to_hex_id(Sha256::new_with_prefix(text)))
 }
 
-fn to_hex_id(digest: Sha256) -> String {
-    digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+/// The name of a role in derived ids: that of the variant when they were first derived, whatever
+/// it is called by now.
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::User => "User",
+        Role::Assistant => "Assistant",
+        Role::System => "System",
+        Role::Tool => "Tool",
+    }
+}
+
+/// A time in derived ids, likewise as it was first written.
+fn format_time(time: Option<Timestamp>) -> String {
+    match time {
+        Some(time) => format!("Some(Timestamp({}))", time.as_millis()),
+        None => "None".to_owned(),
+    }
+}
+
+pub(super) fn to_hex_id(digest: Sha256) -> String {
+    hex::encode(&digest.finalize()[..16])
 }
 
 fn parse_parent(parent_id: Option<Option<String>>) -> Result<MessageParent> {
@@ -325,4 +351,36 @@ fn parse_parent(parent_id: Option<Option<String>>) -> Result<MessageParent> {
         Some(None) => MessageParent::Root,
         Some(Some(id)) => MessageParent::Message(MessageId::parse("parentId", &id)?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A change here would make a repeated import store its sessions a second time.
+    #[test]
+    fn derived_ids_never_change() {
+        let principal = Principal { user: UserId::new_unchecked("ada"), is_admin: false };
+        let record = |json: &str| serde_json::from_str::<SessionRecord>(json).unwrap();
+        let session_id = |json| derive_session_id(&principal, &record(json), 3).to_string();
+        let full = r#"{"title": "A \"b\"\n", "createdAt": "2026-01-31T12:00:00.000Z", "messages": [
+            {"id": "m1", "role": "user", "content": "hi"},
+            {"role": "assistant", "content": "yes", "createdAt": "2026-01-31T12:00:01.000Z"},
+            {"role": "system", "content": "s"}, {"role": "tool", "content": "t"}]}"#;
+        assert_eq!(session_id("{}"), "89fb10f9148635c96777ef34e88e0bf5");
+        assert_eq!(session_id(full), "9716ab01db9250b00b9cb1b3cd028359");
+        let session = SessionId::new_unchecked("s");
+        let messages = record(full).messages;
+        let message_ids: Vec<String> = messages
+            .iter()
+            .map(|StrictObject(message)| derive_message_id(&session, message, 7).to_string())
+            .collect();
+        let wanted = [
+            "b92a1a82d16d28bf6ec6169745132bfb",
+            "055b22a57520cd3572a74ffb2fd5796c",
+            "6bfc54384fdfad2a7d99c99eaf586a4a",
+            "2ea4aa6044215b2c38deaeba8b7a0909",
+        ];
+        assert_eq!(message_ids, wanted);
+    }
 }

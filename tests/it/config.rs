@@ -12,9 +12,8 @@ fn document(name: &str) -> String {
 
 /// Name, default and description of each variable. A default that is not a plain value is part of
 /// the description.
-fn rows() -> Vec<(&'static str, String, String)> {
-    let row = |(name, default, help): (&'static str, String, String)| match help
-        .split_once(" [default: ")
+fn rows() -> Vec<(String, String, String)> {
+    let row = |(name, default, help): (String, String, String)| match help.split_once(" [default: ")
     {
         Some((meaning, described)) => {
             (name, described.trim_end_matches(']').to_owned(), meaning.to_owned())
@@ -44,7 +43,7 @@ fn readme_table_matches_the_configuration() {
 
 #[test]
 fn example_file_lists_every_variable_with_its_default() {
-    let entry = |(name, default, meaning): (&str, String, String)| {
+    let entry = |(name, default, meaning): (String, String, String)| {
         let (value, described) = match default.strip_prefix('`') {
             Some(value) => (value.trim_end_matches('`').to_owned(), String::new()),
             None if default.is_empty() => (String::new(), String::new()),
@@ -75,7 +74,7 @@ async fn help_lists_every_variable() {
 async fn bad_value_stops_startup_naming_the_variable() {
     let folder = tempfile::tempdir().unwrap();
     for (name, value, wants) in [
-        ("PORT", "70000", "70000"),
+        ("PORT", "70000", "PORT=70000"),
         ("ECHOIC_ALLOWED_HOSTS", "https://chat.example.com", "without https://"),
         ("ECHOIC_ALLOWED_HOSTS", "a.example.com,,b.example.com", "such as chat.example.com"),
         ("ECHOIC_ALLOWED_HOSTS", "a.example.com:port", "chat.example.com:8443"),
@@ -94,7 +93,7 @@ async fn bad_value_stops_startup_naming_the_variable() {
         ("ECHOIC_CONTEXT_WINDOW", "12", "12"),
         ("ECHOIC_CONTEXT_WINDOWS", "llama3.2", "MODEL=TOKENS"),
         ("ECHOIC_MEMORY_STRATEGY", "everything", "auto, buffer, window, token, summary, recall"),
-        ("ECHOIC_MAX_BODY", "2MB", "2MiB"),
+        ("ECHOIC_MAX_BODY", "2MX", "2MiB"),
         ("ECHOIC_AUTH", "ldap", "none, proxy, keys, jwt"),
         ("ECHOIC_AUTH", "proxy", "ECHOIC_TRUSTED_PROXIES"),
         ("ECHOIC_AUTH", "jwt", "JWT_SECRET or JWT_JWKS_URL"),
@@ -104,9 +103,10 @@ async fn bad_value_stops_startup_naming_the_variable() {
         ("ECHOIC_PROMPTS_DIR", "/dev/null/x", "ECHOIC_PROMPTS_DIR"),
         ("RUST_LOG", "loud=very", "RUST_LOG"),
     ] {
-        let variables =
-            HashMap::from([(name, value.to_owned()), ("ECHOIC_SHUTDOWN_GRACE", "1s".to_owned())]);
-        let (code, _, stderr) = run(folder.path(), &variables, &["serve", "--port=0"]).await;
+        let others = [("PORT", "0"), ("ECHOIC_SHUTDOWN_GRACE", "1s")];
+        let all = others.into_iter().chain([(name, value)]);
+        let variables = all.map(|(name, value)| (name, value.to_owned())).collect();
+        let (code, _, stderr) = run(folder.path(), &variables, &["serve"]).await;
         assert!(matches!(code, 1 | 2), "{name}={value}: {code} {stderr}");
         assert!(stderr.contains(name) && stderr.contains(wants), "{name}={value}: {stderr}");
         assert!(!stderr.contains("panicked"), "{stderr}");
@@ -241,7 +241,8 @@ async fn flags_override_environment_and_file_and_empty_is_unset() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(
         folder.path().join(".env"),
-        "ECHOIC_MODEL=from-file\nPORT=1\nDATABASE_URL=sqlite://file.db\n",
+        "ECHOIC_MODEL=first\nECHOIC_MODEL=from-file\nPORT=1\nDATABASE_URL=sqlite://file.db\n\
+         ECHOIC_CONTEXT_WINDOW=invalid\n",
     )
     .unwrap();
     let variables = HashMap::from([
@@ -249,8 +250,9 @@ async fn flags_override_environment_and_file_and_empty_is_unset() {
         ("ECHOIC_PROVIDER", "demo".to_owned()),
         ("ECHOIC_CONTEXT_WINDOW", String::new()),
         ("DATABASE_URL", "sqlite://environment.db".to_owned()),
+        ("ECHOIC_IDLE_TIMEOUT", "invalid".to_owned()),
     ]);
-    let arguments = ["serve", "--database-url=sqlite://flag.db"];
+    let arguments = ["serve", "--database-url=sqlite://flag.db", "--idle-timeout=30s"];
     let server = ServerProcess::spawn(crate::support::process::command(
         folder.path(),
         &variables,

@@ -219,12 +219,15 @@ async fn markdown_export_contains_the_active_path() {
     let failed = with(message("assistant", ""), "status", json!("failed"));
     let failed =
         with(failed, "error", json!({"code": "provider_error", "message": "the provider said no"}));
+    let cut_off = with(message("assistant", "Well"), "status", json!("interrupted"));
+    let cut_off =
+        with(cut_off, "error", json!({"code": "provider_error", "message": "the stream ended"}));
     let picture = json!([{"type": "file", "mediaType": "image/png", "filename": "a.png", "url": "https://a.b/c"}]);
     let file = json!({"sessions": [
         {"sessionId": "a", "title": "Rust\n& I", "createdAt": "2024-05-06T07:00:00Z", "messages": [
             with(message("user", "Hi"), "id", json!("q")), message("assistant", "first"),
             with(reply, "parentId", json!("q")), with(message("user", "Look"), "parts", picture),
-            failed, with(message("user", "I, too"), "senderId", json!("Bob"))]},
+            failed, cut_off, with(message("user", "I, too"), "senderId", json!("Bob"))]},
         {"sessionId": "b", "createdAt": "2024-05-06T07:00:00Z", "messages": []}]});
     server.post("/api/import", file).await.data();
     let expected = "\
@@ -259,6 +262,12 @@ Look
 ## Assistant · 2024-05-06 07:08 UTC
 
 *(failed: the provider said no)*
+
+## Assistant · 2024-05-06 07:08 UTC
+
+Well
+
+*(interrupted: the stream ended)*
 
 ## Bob · 2024-05-06 07:08 UTC
 

@@ -6,7 +6,8 @@ use crate::support::process::ServerProcess;
 use crate::support::server::fetch;
 use crate::support::sse::text_of;
 use crate::support::{EventListener, FrameReader, Server, Upstream, within_deadline};
-use echoic::domain::message::{MessageBody, MessageParts};
+use echoic::domain::content::MessageBody;
+use echoic::domain::message::MessageParts;
 use echoic::domain::session::SessionSettings;
 use echoic::domain::{
     MessageId, MessageType, Principal, Role, SessionId, Timestamp, TurnId, UserId,

@@ -2,8 +2,9 @@
 //! fit the context window, and the newest message is in the prompt.
 
 use crate::images::png;
+use echoic::domain::content::MessageBody;
 use echoic::domain::memory::{MemoryOptions, MemoryStrategy as Way, STRATEGY_NAMES};
-use echoic::domain::message::{MessageBody, MessageParts};
+use echoic::domain::message::MessageParts;
 use echoic::domain::model::TokenVocabulary;
 use echoic::domain::project::GenerationStatus;
 use echoic::domain::session::{SessionSettings, SessionStatus};

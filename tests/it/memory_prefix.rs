@@ -2,8 +2,9 @@
 //! window is full. Then about half of the window is dropped at once.
 
 use crate::store_contract::{EmptyStore, sqlite};
+use echoic::domain::content::MessageBody;
 use echoic::domain::memory::{MemoryOptions, MemoryStrategy as Way};
-use echoic::domain::message::{MessageBody, MessageParts};
+use echoic::domain::message::MessageParts;
 use echoic::domain::principal::AccessLevel;
 use echoic::domain::session::SessionSettings;
 use echoic::domain::{

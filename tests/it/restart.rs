@@ -192,6 +192,7 @@ async fn log_reports_requests_and_turns_without_content() {
     let mut variables = variables(&upstream);
     variables.insert("ECHOIC_LOG_FORMAT", "json".to_owned());
     variables.insert("RUST_LOG", "debug".to_owned());
+    variables.insert("ECHOIC_SHUTDOWN_GRACE", "100ms".to_owned());
     variables.insert("OPENAI_API_KEY", "sk-very-secret".to_owned());
     let server = ServerProcess::spawn(command(folder.path(), &variables, &[])).await;
     let mut frames = browser
@@ -199,6 +200,18 @@ async fn log_reports_requests_and_turns_without_content() {
         .await;
     upstream.call().await.reply("I forget it at once");
     frames.until("[DONE]").await;
+    let mut frames = browser.chat(&server, json!({"message": "stop", "id": "a"})).await;
+    let _stopped = upstream.call().await;
+    let stop = browser.client.post(format!("{}/api/chat/a/stop", server.base));
+    fetch(stop.json(&json!({}))).await.data();
+    frames.until("[DONE]").await;
+    let mut frames = browser.chat(&server, json!({"message": "delete", "id": "b"})).await;
+    let _deleted = upstream.call().await;
+    let delete = browser.client.delete(format!("{}/api/chat-sessions/b", server.base));
+    fetch(delete).await.data();
+    frames.until("[DONE]").await;
+    let _frames = browser.chat(&server, json!({"message": "hold on", "id": "c"})).await;
+    let _cut_off = upstream.call().await;
     let (_, log) = server.terminate().await;
     for secret in ["hunter2", "hush hush", "forget", "sk-very-secret"] {
         assert!(!log.contains(secret), "{secret} stands in the log");
@@ -210,6 +223,18 @@ async fn log_reports_requests_and_turns_without_content() {
         (&json!("/api/chat"), &json!(200))
     );
     assert!(request["request.id"].is_string());
-    let turn = lines.iter().find(|line| line["message"] == "turn ended").unwrap();
-    assert_eq!(turn["turn.status"], "complete");
+    let ends: Vec<_> = lines
+        .iter()
+        .filter(|line| line["message"] == "turn ended")
+        .map(|line| (&line["turn.status"], &line["turn.cause"]))
+        .collect();
+    assert_eq!(
+        ends,
+        [
+            (&json!("complete"), &Value::Null),
+            (&json!("interrupted"), &json!("stopped")),
+            (&Value::Null, &json!("session deleted")),
+            (&json!("interrupted"), &json!("shutdown")),
+        ]
+    );
 }

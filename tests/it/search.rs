@@ -4,7 +4,7 @@ use crate::store_contract::EmptyStore;
 use crate::support::chat_core::{ChatCore, on_both_stores, principal};
 use crate::support::mongo::database;
 use crate::support::{Server, within_deadline};
-use echoic::domain::message::MessageBody;
+use echoic::domain::content::MessageBody;
 use echoic::domain::search::{SearchQuery, parse_terms};
 use echoic::domain::{MessageId, MessageType, Role, SessionId, Timestamp, UserId};
 use echoic::store::{MessageParent, NewMessage, PostMessage, ReplyFields};

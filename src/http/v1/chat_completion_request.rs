@@ -3,9 +3,9 @@
 
 use super::message_content::MessageContent;
 use crate::chat::{Prompt, PromptMessage, TurnIntent};
+use crate::domain::content::MessageBody;
 use crate::domain::extra_params::{ExtraParams, check_function_tools};
 use crate::domain::image::find_images;
-use crate::domain::message::MessageBody;
 use crate::domain::session::SessionSettings;
 use crate::domain::tool::{NewToolResult, ToolCall, ToolResult};
 use crate::domain::{FieldError, MessageType, Role};

@@ -5,10 +5,9 @@
 //! `fco_<n>_<messageId>` its nth tool output, counted from 1.
 
 use super::message_content::MessageContent;
+use crate::domain::content::{ContentError, MessageBody};
 use crate::domain::image::find_images;
-use crate::domain::message::{
-    ContentError, FinishReason, MessageBody, MessagePart, MessageParts, Status,
-};
+use crate::domain::message::{FinishReason, MessagePart, MessageParts, Status};
 use crate::domain::tool::{self, NewToolResult, ToolCall};
 use crate::domain::{FieldError, Message, MessageId, MessageType, Role};
 use crate::error::{Error, Result};

@@ -2,8 +2,9 @@
 
 use super::path_index::PathIndex;
 use crate::domain::SessionId;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio::sync::Mutex as AsyncMutex;
 
 pub(super) struct IndexCache {
@@ -71,7 +72,7 @@ impl IndexCache {
     }
 
     fn lock_entries(&self) -> MutexGuard<'_, CacheEntries> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock()
     }
 }
 

@@ -11,8 +11,9 @@ use crate::error::Result;
 use crate::memory::rank::QuantizedVector;
 use crate::provider::embeddings::Embedder;
 use crate::store::{MessageEmbedding, Store};
+use parking_lot::Mutex;
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::timeout;
@@ -39,7 +40,7 @@ struct EmbeddingGuard<'a>(&'a SemanticIndex, SessionId);
 impl Drop for EmbeddingGuard<'_> {
     fn drop(&mut self) {
         // Runs on every way out, also when the task is cancelled, so no session stays marked.
-        self.0.in_progress.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+        self.0.in_progress.lock().remove(&self.1);
     }
 }
 
@@ -92,8 +93,7 @@ impl SemanticIndex {
         session: &SessionId,
         entry: &AsyncMutex<Option<PathIndex>>,
     ) -> Result<()> {
-        let is_first =
-            self.in_progress.lock().unwrap_or_else(PoisonError::into_inner).insert(session.clone());
+        let is_first = self.in_progress.lock().insert(session.clone());
         if !is_first {
             return Ok(());
         }

@@ -4,8 +4,9 @@
 //! are only read as a whole (`meta`, `settings`, `parts`, `usage`, …), are stored as JSON text: no
 //! query looks into them, and text comes back byte for byte.
 
+use crate::domain::content::MessageBody;
 use crate::domain::key::KeyId;
-use crate::domain::message::{FinishReason, MessageBody, MessageParts};
+use crate::domain::message::{FinishReason, MessageParts};
 use crate::domain::quota::UsagePayer;
 use crate::domain::session::{JsonObject, SessionStatus};
 use crate::domain::title::TitleSource;

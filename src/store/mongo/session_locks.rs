@@ -5,8 +5,9 @@
 //! Writers in other instances are still detected by the session's revision.
 
 use crate::domain::SessionId;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 /// The locks of the sessions that are being written; an entry exists only while it is used.
@@ -40,7 +41,7 @@ impl SessionLocks {
     }
 
     fn lock_map(&self) -> MutexGuard<'_, SessionLockMap> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

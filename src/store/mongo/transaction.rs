@@ -24,7 +24,6 @@ use mongodb::options::{ReadConcern, WriteConcern};
 use mongodb::{ClientSession, Collection};
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
-use std::sync::PoisonError;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
@@ -159,7 +158,7 @@ impl MongoStore {
     /// from a primary that was elected in the meantime.
     async fn start_client_session(&self) -> mongodb::error::Result<ClientSession> {
         let mut session = self.client.start_session().await?;
-        let latest = self.causal_timestamp.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let latest = self.causal_timestamp.lock().clone();
         // Causal consistency holds within one driver session only. Each operation starts its own,
         // so the time of the latest one is carried over.
         if let Some(CausalTimestamp { cluster_time, operation_time }) = latest {
@@ -174,7 +173,7 @@ impl MongoStore {
         else {
             return;
         };
-        let mut latest = self.causal_timestamp.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut latest = self.causal_timestamp.lock();
         // Operations end in any order; the time must not go back.
         if latest.as_ref().is_none_or(|latest| latest.operation_time < operation) {
             *latest =
@@ -477,7 +476,7 @@ impl MongoTransaction {
 
 /// A factor between 0.5 and 1.5, so that writers that collided once do not retry in lockstep.
 fn jitter_factor() -> f64 {
-    0.5 + f64::from(Uuid::now_v7().as_bytes()[15]) / 255.0
+    0.5 + fastrand::f64()
 }
 
 /// First revision of a session created now. Higher than any revision that an earlier session with

@@ -22,7 +22,6 @@ use mongodb::bson::{Binary, DateTime, Document, doc};
 use mongodb::options::ReturnDocument;
 use serde::Deserialize;
 use std::collections::HashSet;
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
@@ -321,7 +320,7 @@ impl MongoStore {
     fn is_abandoned(&self, turn: &TurnId, running: &HashSet<TurnId>) -> bool {
         // A turn that was claimed a moment ago may not be registered as running yet, so the first
         // sighting only starts the clock.
-        let mut suspects = self.suspected_orphans.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut suspects = self.suspected_orphans.lock();
         if running.contains(turn) {
             suspects.remove(turn);
             return false;

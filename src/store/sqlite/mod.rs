@@ -30,17 +30,21 @@ mod turns;
 mod writer;
 
 use super::Store;
+use crate::domain::TurnId;
 use crate::error::{Error, ErrorKind, Result};
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use reader_pool::ReaderPool;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction};
+use std::collections::HashMap;
 use std::fs::{DirBuilder, File, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tokio::time::Instant;
 use writer::{WritePriority, WriterHandle};
 
 /// Read-only connections in the pool.
@@ -68,6 +72,8 @@ pub struct SqliteStore {
     upgrade_note: Option<String>,
     /// Held while this process serves the file.
     file_lock: Mutex<Option<File>>,
+    /// Turns that this process has claimed but does not run, and since when that is known.
+    suspected_orphans: Mutex<HashMap<TurnId, Instant>>,
 }
 
 impl SqliteStore {
@@ -109,6 +115,7 @@ impl SqliteStore {
             writer_thread: Mutex::new(Some(thread)),
             reader_pool: ReaderPool::new(readers),
             file_lock: Mutex::new(Some(lock)),
+            suspected_orphans: Mutex::default(),
         })
     }
 
@@ -132,6 +139,7 @@ impl SqliteStore {
             writer_thread: Mutex::new(None),
             reader_pool: ReaderPool::new(vec![reader]),
             file_lock: Mutex::new(None),
+            suspected_orphans: Mutex::default(),
         })
     }
 
@@ -173,7 +181,7 @@ impl SqliteStore {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let writer = self.writer.lock().clone();
         writer
             .ok_or_else(|| Error::store_unavailable("the store is closed"))?
             .run_write(work, WritePriority::Interactive)
@@ -186,7 +194,7 @@ impl SqliteStore {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let writer = self.writer.lock().clone();
         writer
             .ok_or_else(|| Error::store_unavailable("the store is closed"))?
             .run_write(work, WritePriority::Background)
@@ -210,13 +218,13 @@ impl Store for SqliteStore {
         // Readers go first: the writer's last checkpoint can empty the log only without them.
         self.reader_pool.close().await;
         // Without a sender the thread ends once it has committed what is queued.
-        drop(self.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let thread = self.writer_thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(self.writer.lock().take());
+        let thread = self.writer_thread.lock().take();
         if let Some(thread) = thread {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
         // Last: from here on another process may open the file.
-        drop(self.file_lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.file_lock.lock().take());
     }
 }
 

@@ -1,8 +1,9 @@
 //! A pool of read-only connections alongside the writer.
 
 use crate::error::{Error, Result};
+use parking_lot::Mutex;
 use rusqlite::{Connection, Transaction};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 /// Lends a connection to each call, which sees one consistent snapshot of the database.
@@ -46,7 +47,7 @@ impl ReaderPool {
             permits.forget();
         }
         self.permits.close();
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.idle.lock().clear();
     }
 }
 
@@ -59,7 +60,7 @@ struct PooledConnection<'a> {
 impl<'a> PooledConnection<'a> {
     fn check_out(idle: &'a Mutex<Vec<Connection>>) -> Self {
         // Invariant: there are as many permits as connections.
-        let connection = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let connection = idle.lock().pop();
         Self { connection, idle }
     }
 
@@ -71,6 +72,6 @@ impl<'a> PooledConnection<'a> {
 impl Drop for PooledConnection<'_> {
     fn drop(&mut self) {
         let idle = self.connection.take();
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).extend(idle);
+        self.idle.lock().extend(idle);
     }
 }

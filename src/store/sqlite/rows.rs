@@ -1,7 +1,8 @@
 //! Conversion between rows and values; nothing else depends on the order of columns.
 
+use crate::domain::content::MessageBody;
 use crate::domain::key::KeyId;
-use crate::domain::message::{FinishReason, MessageBody, MessageParts};
+use crate::domain::message::{FinishReason, MessageParts};
 use crate::domain::quota::UsagePayer;
 use crate::domain::session::{JsonObject, SessionStatus};
 use crate::domain::title::TitleSource;

@@ -147,9 +147,7 @@ fn merge_index_pages(db: &Connection, table: &str, is_first: bool) -> Result<boo
 /// Prefix of each word in an owner's sessions. No folded word contains the dot, which is part of a
 /// word to the tokenizer.
 fn owner_prefix(owner: &str) -> String {
-    let digest = Sha256::digest(owner);
-    let prefix: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    format!("{prefix}·")
+    format!("{}·", hex::encode(&Sha256::digest(owner)[..6]))
 }
 
 /// FTS5 expression for messages with all terms. Folded words contain only letters and digits, so

@@ -9,8 +9,13 @@ use crate::store::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Transaction, params};
 use std::collections::HashSet;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a turn claimed by this process may be without a task before it counts as orphaned.
+const ABANDONED_AFTER: Duration = Duration::from_secs(5);
 
 #[async_trait]
 impl TurnLogStore for SqliteStore {
@@ -88,15 +93,15 @@ impl TurnLogStore for SqliteStore {
     async fn find_orphaned_turns(
         &self,
         lease_holder: &LeaseHolder,
-        _running: &HashSet<TurnId>,
+        running: &HashSet<TurnId>,
     ) -> Result<Vec<OrphanedTurn>> {
         let boot = lease_holder.boot.clone();
-        // This process has locked the file, so all other holders of a claim are gone.
-        self.run_read(move |db| {
+        let running = running.clone();
+        let find_claims = move |db: &Transaction<'_>| {
             let sql = "SELECT s.id, t.turn_id, t.reply_id, t.question_id, t.started_at, t.instance, t.boot FROM turns t \
-                       JOIN sessions s ON s.key = t.session WHERE t.boot <> ?1";
-            let mut statement = db.prepare(sql)?;
-            let orphans = statement.query_map([boot], |row| {
+                       JOIN sessions s ON s.key = t.session";
+            let mut statement = db.prepare_cached(sql)?;
+            let claims = statement.query_map([], |row| {
                 let turn = ActiveTurn {
                     turn_id: TurnId::new_unchecked(row.get::<_, String>(1)?),
                     message_id: MessageId::new_unchecked(row.get::<_, String>(2)?),
@@ -106,16 +111,35 @@ impl TurnLogStore for SqliteStore {
                 let lease_holder = LeaseHolder { instance: row.get(5)?, boot: row.get(6)? };
                 Ok((SessionId::new_unchecked(row.get::<_, String>(0)?), turn, lease_holder))
             })?;
-            orphans
-                .map(|orphan| {
-                    let (session_id, turn, lease_holder) = orphan?;
+            let mut orphans = Vec::new();
+            for claim in claims {
+                let (session_id, turn, lease_holder) = claim?;
+                // This process has locked the file, so all other holders of a claim are gone.
+                if lease_holder.boot != boot || !running.contains(&turn.turn_id) {
                     let log = read_whole_log(db, &turn.turn_id)?;
                     let next_batch = u32::try_from(log.len()).unwrap_or(u32::MAX);
-                    Ok(OrphanedTurn { session_id, turn, lease_holder, log, next_batch })
-                })
-                .collect()
-        })
-        .await
+                    orphans.push(OrphanedTurn { session_id, turn, lease_holder, log, next_batch });
+                }
+            }
+            Ok(orphans)
+        };
+        let mut orphans = self.run_read(find_claims).await?;
+        self.retain_abandoned(&mut orphans, &lease_holder.boot);
+        Ok(orphans)
+    }
+}
+
+impl SqliteStore {
+    /// Keeps the turns of earlier boots, and those of this one that have had no task for
+    /// [`ABANDONED_AFTER`]. The task of a turn that was claimed just now may be about to start.
+    fn retain_abandoned(&self, orphans: &mut Vec<OrphanedTurn>, boot: &str) {
+        let mut suspects = self.suspected_orphans.lock();
+        // Turns that run after all, or have ended, are no longer suspected.
+        suspects.retain(|turn, _| orphans.iter().any(|orphan| orphan.turn.turn_id == *turn));
+        orphans.retain(|OrphanedTurn { turn, lease_holder, .. }| {
+            let mut since = || *suspects.entry(turn.turn_id.clone()).or_insert_with(Instant::now);
+            lease_holder.boot != boot || since().elapsed() >= ABANDONED_AFTER
+        });
     }
 }
 

@@ -2,12 +2,13 @@
 
 use super::import::{file_message, message_chain, message_id, session_file};
 use super::{at, begin, begin_running, create, finish, id, message, post, stored_messages, user};
+use echoic::domain::export_format::ExportFormat;
 use echoic::domain::page::MessageView;
 use echoic::domain::principal::AccessLevel;
 use echoic::domain::{MessageId, Principal, Role};
 use echoic::error::ErrorKind;
 use echoic::store::{DeleteFilter, MessageParent, NewMessage, NewSession, SessionUpdate, Store};
-use echoic::transfer::export::{ExportFormat, ExportScope, SessionExporter};
+use echoic::transfer::export::{ExportScope, SessionExporter};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -21,7 +21,8 @@ mod takeover;
 mod tree;
 mod turns;
 
-use echoic::domain::message::{MessageBody, MessageParts};
+use echoic::domain::content::MessageBody;
+use echoic::domain::message::MessageParts;
 use echoic::domain::page::{MessageSlice, MessageView, PagePosition, SessionQuery, SortOrder};
 use echoic::domain::session::SessionSettings;
 use echoic::domain::text::fold_words;

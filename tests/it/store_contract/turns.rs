@@ -1,7 +1,8 @@
 //! Turns: begun, finished, repeated, logged, recovered after a crash.
 
 use super::{
-    at, begin, begin_running, create, finish, id, lease_holder, message, stored_messages, user,
+    EmptyStore, at, begin, begin_running, create, finish, id, lease_holder, message,
+    stored_messages, user,
 };
 use echoic::domain::page::MessageView;
 use echoic::domain::principal::AccessLevel;
@@ -13,6 +14,7 @@ use echoic::store::{
 };
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub async fn one_of_many_concurrent_turns_gets_the_session(store: &Arc<dyn Store>) {
     let ada = user("ada");
@@ -182,6 +184,32 @@ pub async fn turns_of_an_earlier_boot_are_orphans_with_their_logs(store: &Arc<dy
     assert!(store.finish_turn(ended).await.unwrap().is_some());
     let left = store.find_orphaned_turns(&lease_holder("two"), &HashSet::new()).await.unwrap();
     assert_eq!(left.len(), 0);
+}
+
+/// The same on MongoDB: `instances::turn_with_unanswered_claim_is_orphaned_after_a_lease`.
+#[tokio::test]
+async fn turn_without_a_task_is_orphaned_after_five_seconds() {
+    let EmptyStore { store, .. } = &super::sqlite().await.unwrap();
+    let ada = user("ada");
+    create(store, &ada, "s").await;
+    let begun = begin_running(store, begin(&ada, "s", "hi")).await;
+    let running = HashSet::from([begun.turn.turn_id.clone()]);
+    let find = async |running: &HashSet<TurnId>, after_millis| {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_millis(after_millis)).await;
+        tokio::time::resume();
+        store.find_orphaned_turns(&lease_holder("one"), running).await.unwrap()
+    };
+    let none = HashSet::new();
+    assert_eq!(find(&none, 0).await.len(), 0, "its task may be starting");
+    assert_eq!(find(&running, 5_000).await.len(), 0, "it runs");
+    assert_eq!(find(&none, 5_000).await.len(), 0, "its task was just lost");
+    assert_eq!(find(&none, 4_000).await.len(), 0);
+    let orphans = find(&none, 1_000).await;
+    assert_eq!(orphans.len(), 1);
+    assert_eq!((&orphans[0].turn, &orphans[0].lease_holder), (&begun.turn, &lease_holder("one")));
+    assert!(store.finish_turn(finish(&begun, "", None)).await.unwrap().is_some());
+    assert_eq!(find(&none, 0).await.len(), 0);
 }
 
 pub async fn log_ends_with_its_reply_and_is_dropped_later(store: &Arc<dyn Store>) {

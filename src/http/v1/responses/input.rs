@@ -5,7 +5,7 @@
 //! this response continues.
 
 use crate::chat::PrecedingMessage;
-use crate::domain::message::MessageBody;
+use crate::domain::content::MessageBody;
 use crate::domain::tool::{self, NewToolResult, ToolCall};
 use crate::domain::{Message, MessageId, MessageType, Principal, Role, SessionId};
 use crate::error::{Error, ErrorKind, Result};
