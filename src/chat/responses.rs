@@ -21,8 +21,8 @@ impl ChatService {
     /// Starts a turn like [`ChatService::stream_turn`] and stores its request.
     ///
     /// Returns the response and whether it is new: a retry gets the response stored first. No
-    /// response is returned if a human agent answers. With `is_recorded` all events are stored, so that the
-    /// response can be streamed again at any time.
+    /// response is returned if a human agent answers. With `is_recorded` all events are stored, so
+    /// that the response can be streamed again at any time.
     pub async fn start_response(
         self: &Arc<Self>,
         turn_request: TurnRequest,

@@ -1,4 +1,4 @@
-//! What is known of models: one table, read by everybody who treats models differently.
+//! Facts about models: one table, read by all code that treats models differently.
 //!
 //! A property that a row does not state is unknown; the functions below say what to assume then.
 //! Parameters that only some servers accept are not a matter of models: each provider's
@@ -126,7 +126,8 @@ const FAMILIES: &[ModelFamily] = &[
     family("gpt-5*").window(400_000).counted_in(O200k).images(GPT_5_TILES),
     family("codex-mini*").window(200_000).counted_in(O200k),
     family("gpt-oss-*").window(131_072).counted_in(O200k),
-    // Servers that run it under a name of their own, such as `gpt-oss:20b`, may frame it differently.
+    // Servers that run it under a name of their own, such as `gpt-oss:20b`, may frame it
+    // differently.
     family("gpt-oss*").window(131_072),
     family("o1-mini*").window(128_000).counted_in(O200k).text_only(),
     family("o1-preview*").window(128_000).counted_in(O200k).text_only(),

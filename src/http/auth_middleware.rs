@@ -6,7 +6,7 @@
 //! identity.
 
 use super::ApiState;
-use super::route_policy::{Access, Effect, RoutePolicies, RoutePolicy};
+use super::route_policy::{RouteAccess, RouteEffect, RoutePolicies, RoutePolicy};
 use super::serve::PeerAddress;
 use crate::auth::{
     Identity, RequestCredentials, invalid_credentials, missing_credentials, redeem_ticket,
@@ -48,7 +48,7 @@ pub(super) async fn authenticate(
     let (mut parts, body) = request.into_parts();
     let policy = policies.find(&parts.method, matched_route(&parts));
     parts.extensions.insert(policy);
-    if policy.access == Access::Public {
+    if policy.access == RouteAccess::Public {
         return next.run(Request::from_parts(parts, body)).await;
     }
     // The address is counted first, so that a flood costs neither a key lookup nor a database read.
@@ -72,7 +72,7 @@ pub(super) async fn authenticate(
         // the rejection of a turn is passed on and raised after the idempotency lookup. These
         // lookups have a rate of their own; above it the request is rejected here.
         Some(rejection)
-            if policy.effect != Effect::Turn
+            if policy.effect != RouteEffect::Turn
                 || !api.rate_limiter.allow_replay_lookup(&identity.principal.user) =>
         {
             drain_and_reject(rejection, body).await
@@ -169,7 +169,7 @@ async fn authorize_request(
         }
         _ => identify_caller(api, request).await?,
     };
-    if policy.access == Access::Admin && identity.scope < AuthScope::Admin {
+    if policy.access == RouteAccess::Admin && identity.scope < AuthScope::Admin {
         return Err(Error::new(ErrorKind::Forbidden, "this route requires an admin"));
     }
     if !policy.is_read_only(&request.method) && identity.scope < AuthScope::Chat {
@@ -187,7 +187,7 @@ fn audit_request(policy: RoutePolicy, request: &Parts, identity: &Identity) {
     let query = audited_query(request);
     let has_ids = matched_route(request).is_some_and(|path| path.contains('{'));
     // A read of a route without IDs returns the admin's own data only.
-    let concerns_others = policy.access == Access::Admin || has_ids || !query.is_empty();
+    let concerns_others = policy.access == RouteAccess::Admin || has_ids || !query.is_empty();
     let is_own_read = request.method.is_safe() && !concerns_others;
     if policy.is_audited_by_handler || is_own_read {
         return;

@@ -137,7 +137,8 @@ fn is_timeout(error: &(dyn Cause + 'static)) -> bool {
     causes.any(|cause| cause.is::<TimeoutError>())
 }
 
-/// Parses a body with `parse`, on a blocking thread if it is long: `useChat` sends its whole history.
+/// Parses a body with `parse`, on a blocking thread if it is long: `useChat` sends its whole
+/// history.
 pub(super) async fn parse_large_body<T, F>(bytes: Bytes, parse: F) -> Result<T>
 where
     T: Send + 'static,

@@ -19,7 +19,7 @@ use futures::{TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-/// An export file.
+/// Sessions with their messages, as an import accepts them.
 #[derive(Serialize, ToSchema)]
 #[allow(dead_code, reason = "describes the response, which is written chunk by chunk")]
 pub(super) struct ExportFile {

@@ -94,7 +94,7 @@ pub(super) struct ProjectFilePath {
     #[serde(deserialize_with = "parse_param")]
     #[param(value_type = String)]
     pub(super) project_id: ProjectId,
-    /// Path of the file in the project: relative, without .., at most 512 bytes; may contain slashes
+    /// Path of the file: relative, without .., at most 512 bytes; may contain slashes
     #[serde(deserialize_with = "parse_param")]
     #[param(value_type = String)]
     pub(super) path: FilePath,

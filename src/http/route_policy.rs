@@ -15,7 +15,7 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
 /// The credentials that a route requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Access {
+pub(super) enum RouteAccess {
     Public,
     User,
     Admin,
@@ -23,7 +23,7 @@ pub(super) enum Access {
 
 /// The effect of a route, for rate limits and the scopes of keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Effect {
+pub(super) enum RouteEffect {
     /// Safe methods read, all others write.
     ByMethod,
     /// Changes no user data whatever its method, so read-only keys may call it.
@@ -36,8 +36,8 @@ pub(super) enum Effect {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RoutePolicy {
-    pub(super) access: Access,
-    pub(super) effect: Effect,
+    pub(super) access: RouteAccess,
+    pub(super) effect: RouteEffect,
     /// Accepts a ticket in the query, for `EventSource`, which cannot send headers.
     pub(super) accepts_ticket: bool,
     /// The body names the session, so the handler writes the line in the audit log.
@@ -52,18 +52,18 @@ pub(super) struct RoutePolicy {
 impl RoutePolicy {
     /// The policy of a route that declares none.
     pub(super) const USER: Self = Self {
-        access: Access::User,
-        effect: Effect::ByMethod,
+        access: RouteAccess::User,
+        effect: RouteEffect::ByMethod,
         accepts_ticket: false,
         is_audited_by_handler: false,
         ignored_params: &[],
         takes_query: true,
     };
-    pub(super) const PUBLIC: Self = Self { access: Access::Public, ..Self::USER };
-    pub(super) const ADMIN: Self = Self { access: Access::Admin, ..Self::USER };
-    pub(super) const READ_ONLY: Self = Self { effect: Effect::ReadOnly, ..Self::USER };
-    pub(super) const CANCEL: Self = Self { effect: Effect::Cancel, ..Self::USER };
-    pub(super) const TURN: Self = Self { effect: Effect::Turn, ..Self::USER };
+    pub(super) const PUBLIC: Self = Self { access: RouteAccess::Public, ..Self::USER };
+    pub(super) const ADMIN: Self = Self { access: RouteAccess::Admin, ..Self::USER };
+    pub(super) const READ_ONLY: Self = Self { effect: RouteEffect::ReadOnly, ..Self::USER };
+    pub(super) const CANCEL: Self = Self { effect: RouteEffect::Cancel, ..Self::USER };
+    pub(super) const TURN: Self = Self { effect: RouteEffect::Turn, ..Self::USER };
 
     pub(super) const fn accepting_tickets(self) -> Self {
         Self { accepts_ticket: true, ..self }
@@ -81,19 +81,19 @@ impl RoutePolicy {
     /// caller who may use the path learns that.
     fn for_unserved_method(self) -> Self {
         let effect = match self.effect {
-            Effect::Turn => Effect::ByMethod,
+            RouteEffect::Turn => RouteEffect::ByMethod,
             effect => effect,
         };
-        let access = self.access.max(Access::User);
+        let access = self.access.max(RouteAccess::User);
         Self { access, effect, is_audited_by_handler: false, takes_query: true, ..self }
     }
 
     pub(super) fn is_read_only(self, method: &Method) -> bool {
-        method.is_safe() || self.effect == Effect::ReadOnly
+        method.is_safe() || self.effect == RouteEffect::ReadOnly
     }
 
     pub(super) fn request_class(self, method: &Method) -> RequestClass {
-        let is_read = self.effect == Effect::Cancel || self.is_read_only(method);
+        let is_read = self.effect == RouteEffect::Cancel || self.is_read_only(method);
         if is_read { RequestClass::Read } else { RequestClass::Write }
     }
 }
@@ -238,15 +238,19 @@ mod tests {
         assert_eq!(policies.find(&Method::GET, Some("/public")), RoutePolicy::PUBLIC);
         assert_eq!(policies.find(&Method::HEAD, Some("/public")), RoutePolicy::PUBLIC);
         let admin = policies.find(&Method::GET, Some("/admin/{id}"));
-        assert_eq!((admin.access, admin.accepts_ticket), (Access::Admin, true));
+        assert_eq!((admin.access, admin.accepts_ticket), (RouteAccess::Admin, true));
     }
 
     #[test]
     fn unserved_method_of_public_path_requires_credentials() {
         let policies = policies();
         for method in [Method::POST, Method::DELETE, Method::OPTIONS, Method::TRACE] {
-            assert_eq!(policies.find(&method, Some("/public")).access, Access::User, "{method}");
-            assert_eq!(policies.find(&method, Some("/admin/{id}")).access, Access::Admin);
+            assert_eq!(
+                policies.find(&method, Some("/public")).access,
+                RouteAccess::User,
+                "{method}"
+            );
+            assert_eq!(policies.find(&method, Some("/admin/{id}")).access, RouteAccess::Admin);
         }
     }
 

@@ -368,8 +368,8 @@ impl AssembledPrompt {
         }
     }
 
-    /// The count to compare with the usage that the provider reports. `None` for prompts with images:
-    /// their tokens are often an upper bound, not a count.
+    /// The count to compare with the usage that the provider reports. `None` for prompts with
+    /// images: their tokens are often an upper bound, not a count.
     pub fn prompt_count(&self) -> Option<PromptCount> {
         let has_images = self.pieces.iter().any(|section| !section.images.is_empty());
         let count = || PromptCount { model: self.model.clone(), tokens: self.counted_tokens };

@@ -1,5 +1,5 @@
-//! The part of the history that a prompt contains verbatim: reads the end of the path and selects the
-//! window from it.
+//! The part of the history that a prompt contains verbatim: reads the end of the path and selects
+//! the window from it.
 
 use super::Memory;
 use super::budget::PromptBudget;

@@ -148,8 +148,8 @@ impl OrderedSections {
         count_framed_tokens(self.0.iter().flat_map(|group| &group.sections))
     }
 
-    /// Counted tokens, with framing, at the beginning of the prompt that the next prompt is expected
-    /// to repeat.
+    /// Counted tokens, with framing, at the beginning of the prompt that the next prompt is
+    /// expected to repeat.
     pub(super) fn cacheable_prefix(&self) -> u32 {
         // A cache reads a prefix: it ends at the first group that changes, whatever follows.
         let repeated = self.0.iter().take_while(|group| group.is_repeated);

@@ -1,6 +1,6 @@
 //! The layering rules of docs/ARCHITECTURE.md, checked against the sources.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Each module and the modules of this crate that it may import. `app` may import all.
@@ -203,4 +203,96 @@ fn no_file_exceeds_800_lines() {
         .filter(|(_, lines)| *lines > 800)
         .collect();
     assert_eq!(long, []);
+}
+
+/// Files whose imports lead back to themselves. Parents and children of one module tree may name
+/// each other: a `mod.rs` re-exports what lies below it.
+#[test]
+fn imports_between_files_form_no_cycle() {
+    let sources = sources();
+    let modules: BTreeMap<Vec<String>, &String> = sources
+        .iter()
+        .filter(|(file, _)| !matches!(file.as_str(), "lib.rs" | "main.rs"))
+        .map(|(file, text)| (module_path(file), text))
+        .collect();
+    let mut imports: BTreeMap<&Vec<String>, BTreeSet<&Vec<String>>> = BTreeMap::new();
+    for (module, text) in &modules {
+        let code: String = code(text).collect::<Vec<_>>().join(" ");
+        for statement in code.split("use ").skip(1) {
+            let tree = statement.split(';').next().unwrap();
+            for path in expand_use_tree(&tree.replace(' ', "")) {
+                let Some(target) = resolve(module, &path) else { continue };
+                let found = (1..=target.len())
+                    .rev()
+                    .find_map(|length| modules.get_key_value(&target[..length]));
+                let Some((target, _)) = found else { continue };
+                if !target.starts_with(module) && !module.starts_with(target) {
+                    imports.entry(module).or_default().insert(target);
+                }
+            }
+        }
+    }
+    let leads_back = |module: &&&Vec<String>| {
+        let mut seen = BTreeSet::new();
+        let mut pending: Vec<_> = imports[**module].iter().collect();
+        while let Some(next) = pending.pop() {
+            if seen.insert(*next) {
+                pending.extend(imports.get(*next).into_iter().flatten());
+            }
+        }
+        seen.contains(**module)
+    };
+    let cycles = imports.keys().filter(leads_back).map(|module| module.join("::"));
+    assert_eq!(cycles.collect::<Vec<_>>(), Vec::<String>::new());
+}
+
+/// `store/mongo/mod.rs` is `[store, mongo]`.
+fn module_path(file: &str) -> Vec<String> {
+    let stem = file.strip_suffix(".rs").unwrap();
+    stem.strip_suffix("/mod").unwrap_or(stem).split('/').map(str::to_owned).collect()
+}
+
+/// `a::{b, c::d}` as `a::b` and `a::c::d`.
+fn expand_use_tree(tree: &str) -> Vec<String> {
+    let Some((prefix, rest)) = tree.split_once('{') else { return vec![tree.to_owned()] };
+    let mut depth = 1;
+    let mut branch = String::new();
+    let mut branches = Vec::new();
+    for letter in rest.chars() {
+        depth += match letter {
+            '{' => 1,
+            '}' => -1,
+            _ => 0,
+        };
+        if depth == 0 {
+            break;
+        }
+        if letter == ',' && depth == 1 {
+            branches.push(std::mem::take(&mut branch));
+        } else {
+            branch.push(letter);
+        }
+    }
+    branches.push(branch);
+    let branches = branches.iter().filter(|branch| !branch.is_empty());
+    branches.flat_map(|branch| expand_use_tree(&format!("{prefix}{branch}"))).collect()
+}
+
+/// The absolute path of an import of our own; `None` for one of another crate.
+fn resolve(module: &[String], path: &str) -> Option<Vec<String>> {
+    let mut segments = path.split("::").peekable();
+    let mut base = match *segments.peek()? {
+        "crate" => Vec::new(),
+        "self" | "super" => module.to_vec(),
+        _ => return None,
+    };
+    while let Some(step) =
+        segments.next_if(|segment| matches!(*segment, "crate" | "self" | "super"))
+    {
+        if step == "super" {
+            base.pop();
+        }
+    }
+    base.extend(segments.map(str::to_owned));
+    Some(base)
 }

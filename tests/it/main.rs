@@ -63,6 +63,7 @@ mod sessions;
 mod slow_clients;
 mod store_contract;
 mod stress;
+mod style;
 mod summaries;
 mod support;
 mod takeover;

@@ -177,7 +177,7 @@ fn turn_indexes(collections: &Collections) -> Vec<CollectionIndexes<'_>> {
     ]
 }
 
-/// What belongs to users, whatever their sessions: projects, tickets and usage.
+/// Indexes of the data that belongs to users, not to sessions: projects, tickets and usage.
 fn user_indexes(collections: &Collections) -> Vec<CollectionIndexes<'_>> {
     vec![
         (

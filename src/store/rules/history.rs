@@ -14,7 +14,7 @@ pub(in crate::store) fn needs_parts(role: Role, finish_reason: Option<FinishReas
     ROLES_WITH_PARTS.contains(&role) || finish_reason == Some(FINISH_REASON_WITH_PARTS)
 }
 
-/// What remains of the limits while a path is read, newest message first.
+/// The rest of the limits while a path is read, newest message first.
 #[derive(Debug)]
 pub(in crate::store) struct HistoryBudget {
     messages: u32,

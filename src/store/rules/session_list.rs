@@ -18,8 +18,8 @@ pub(in crate::store) enum SessionVisibility<'a> {
 
 impl<'a> SessionVisibility<'a> {
     /// The sessions of a user. A guest is a user who participates in some other user's session.
-    /// Most users are none, and their list is that of an owner, which databases read from a plain
-    /// index.
+    /// Most users are not guests, and their list is that of an owner, which databases read from a
+    /// plain index.
     pub(in crate::store) fn of_user(user: &'a UserId, is_guest: bool) -> Self {
         if is_guest { Self::Participant(user) } else { Self::Owner(user) }
     }
