@@ -36,7 +36,8 @@ pub(super) fn decode_object(text: String) -> Result<JsonObject> {
 }
 
 /// Decodes the name of an enum's variant. An unknown one, as a newer version may write, is an
-/// error: read as anything else it would be lost when the value is copied or moved to another store.
+/// error: read as anything else it would be lost when the value is copied or moved to another
+/// store.
 pub(super) fn decode_name<T>(from_name: impl Fn(&str) -> Option<T>, name: &str) -> Result<T> {
     from_name(name).ok_or_else(|| unreadable_value(name))
 }
