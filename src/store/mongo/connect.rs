@@ -2,13 +2,12 @@
 
 use super::errors::startup_error;
 use super::schema;
+use super::write_concern::durable_write_concern;
 use super::{Collections, MongoStore};
 use crate::error::{Error, ErrorKind, Result};
 use mongodb::bson::{Document, doc};
 use mongodb::error::ErrorKind as DriverErrorKind;
-use mongodb::options::{
-    ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
-};
+use mongodb::options::{ClientOptions, ReadConcern, ReadPreference, SelectionCriteria};
 use mongodb::{Client, Database};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -50,7 +49,7 @@ impl MongoStore {
         options.connect_timeout.get_or_insert(SELECTION_TIMEOUT);
         // An acknowledged write survives a failover, and a read never returns one that may not. The
         // connection string cannot weaken this.
-        options.write_concern = Some(WriteConcern::majority());
+        options.write_concern = Some(durable_write_concern());
         options.read_concern = Some(ReadConcern::majority());
         options.selection_criteria =
             Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));

@@ -59,6 +59,7 @@ mod transfer;
 mod tree;
 mod turn_log;
 mod turns;
+mod write_concern;
 
 use super::Store;
 use crate::domain::TurnId;

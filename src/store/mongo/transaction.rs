@@ -13,6 +13,7 @@ use super::documents::SessionDoc;
 use super::errors::{is_duplicate_key, is_transient};
 use super::pending_writes::{PendingWrites, apply_pending};
 use super::session_locks::{SessionGuard, SessionLocks};
+use super::write_concern::durable_write_concern;
 use super::{Collections, LONG_OPERATION_TIMEOUT, MongoStore, OPERATION_TIMEOUT};
 use crate::domain::SessionId;
 use crate::error::{Error, ErrorKind, Result};
@@ -20,7 +21,7 @@ use crate::store::transaction::{SessionRow, id_taken};
 use futures::TryStreamExt;
 use mongodb::ClusterTime;
 use mongodb::bson::{Bson, DateTime, Document, Timestamp, deserialize_from_document, doc};
-use mongodb::options::{ReadConcern, WriteConcern};
+use mongodb::options::ReadConcern;
 use mongodb::{ClientSession, Collection};
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
@@ -240,7 +241,7 @@ impl MongoStore {
             client_session
                 .start_transaction()
                 .read_concern(ReadConcern::snapshot())
-                .write_concern(WriteConcern::majority())
+                .write_concern(durable_write_concern())
                 .await?;
         }
         Ok(MongoTransaction {
