@@ -6,9 +6,10 @@
 
 use super::ChatService;
 use crate::clock;
+use crate::domain::message::FinishReason;
 use crate::domain::quota::{UsagePayer, compute_cost};
 use crate::domain::{CallKind, Session, Status, TurnId, Usage};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::memory::tokens;
 use crate::provider::{Prompt, TextCompletion, TextGenerator, complete_text};
 use crate::store::LedgerEntry;
@@ -42,9 +43,17 @@ impl TextGenerator for BackgroundCall<'_> {
         let completion = complete_text(&*self.chat.provider, prompt).await;
         // Failed calls are recorded as well: the provider may have charged for part of the text.
         self.record_usage(call_id, prompt, &completion).await;
-        match completion.error {
-            Some(error) => Err(error.into()),
-            None => Ok(completion.text),
+        let TextCompletion { text, finish_reason, error, .. } = completion;
+        match (error, finish_reason) {
+            (Some(error), _) => Err(error.into()),
+            // Titles and summaries are shown or remembered as they are, so a part is of no use.
+            (None, Some(FinishReason::Stop)) if !text.trim().is_empty() => Ok(text),
+            (None, reason) => {
+                let reason = reason.map_or("none", FinishReason::as_str);
+                let message =
+                    format!("the provider's text is empty or incomplete, finish reason: {reason}");
+                Err(Error::new(ErrorKind::ProviderError, message))
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use super::events::SessionEventKind;
 use super::frames::FrameBatch;
 use super::hub::TurnBuffer;
 use super::run_turn::{PromptRecord, ReplyOutcome};
-use super::transcript::{StreamEnd, Transcript, error_frames};
+use super::transcript::{AnsweringModel, StreamEnd, Transcript, error_frames};
 use super::usage_policy::ConcurrencyPermit;
 use crate::clock;
 use crate::domain::content::MessageBody;
@@ -53,10 +53,12 @@ impl ChatService {
         permit: ConcurrencyPermit,
     ) {
         let model = self.answering_model(started, &transcript);
-        let body = transcript.message_body();
+        let answering = AnsweringModel { provider: self.provider.name(), model: &model };
+        let body = transcript.message_body(Some(answering));
         let tokens = tokens::count_tokens_async(&body.countable_text()).await;
         self.record_prompt_count(&transcript, record);
-        let usage = transcript.usage().unwrap_or_else(|| estimate_usage(record, tokens));
+        let estimate = estimate_usage(record, tokens);
+        let usage = transcript.usage().map_or(estimate, |usage| usage.or_estimate(estimate));
         let cost = compute_cost(&self.usage_policy.prices, &model, &usage).map(Cost);
         let usage = Usage { cost, first_token_ms: record.first_token_ms, ..usage };
         if let ReplyOutcome::Failed(error) = &outcome {

@@ -72,6 +72,12 @@ pub(super) enum StreamFrame<'a> {
         input: &'a RawValue,
         error_text: &'a str,
     },
+    SourceUrl {
+        source_id: &'a str,
+        url: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        title: Option<&'a str>,
+    },
     FinishStep,
     Finish {
         finish_reason: FinishReason,
@@ -247,6 +253,10 @@ pub(super) enum DecodedFrame {
         tool_call_id: String,
         tool_name: String,
         input: Value,
+    },
+    SourceUrl {
+        url: String,
+        title: Option<String>,
     },
     #[serde(other)]
     Other,

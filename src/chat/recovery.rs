@@ -35,7 +35,8 @@ impl ChatService {
         Ok(count)
     }
 
-    /// The store returns a limited number of orphans per call.
+    /// Ends orphaned turns, and returns how many. One that cannot be ended does not keep the others
+    /// waiting; it is tried again at the next check. The store returns a limited number per call.
     async fn finish_orphaned_turns(&self) -> Result<usize> {
         let mut count = 0;
         loop {
@@ -43,12 +44,18 @@ impl ChatService {
             // its task, or the response to its claim, and is an orphan as well.
             let running = self.hub.local_turn_ids();
             let orphans = self.store.find_orphaned_turns(&self.lease_holder, &running).await?;
-            if orphans.is_empty() {
-                return Ok(count);
-            }
+            let before = count;
             for orphan in orphans {
-                self.finish_orphaned_turn(orphan).await?;
-                count += 1;
+                let turn_id = orphan.turn.turn_id.clone();
+                match self.finish_orphaned_turn(orphan).await {
+                    Ok(()) => count += 1,
+                    Err(error) => {
+                        tracing::warn!(turn.id = %turn_id, error = %error.chain(), "ending an orphaned turn failed, retrying");
+                    }
+                }
+            }
+            if count == before {
+                return Ok(count);
             }
         }
     }
@@ -115,7 +122,7 @@ impl ChatService {
         let mut transcript = Transcript::from_log(turn.turn_id.clone(), &log);
         // Readers that follow the log get the same end as after a normal cancellation.
         transcript.end_stream(StreamEnd::Abort);
-        let body = transcript.message_body();
+        let body = transcript.message_body(None);
         let tokens = tokens::count_tokens_async(&body.countable_text()).await;
         let usage = Usage { completion_tokens: tokens.into(), estimated: true, ..Usage::default() };
         let reply = NewMessage {

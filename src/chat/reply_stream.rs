@@ -415,7 +415,8 @@ impl ProviderEventStream {
                 self.call.record_output(&text);
                 self.pending.push_back(ReplyEvent::Reasoning(text));
             }
-            ProviderEvent::ToolCall { index, id, name } => {
+            ProviderEvent::ToolCall { index, name, .. } => {
+                let id = self.call.derive_call_id(self.call_ids.len());
                 self.call_ids.push((index, id.clone()));
                 self.calls_without_input.push(id.clone());
                 self.pending.push_back(ReplyEvent::ToolCall { id, name });
@@ -429,9 +430,10 @@ impl ProviderEventStream {
             }
             ProviderEvent::Usage(usage) => {
                 self.call.record_usage(usage);
-                self.finish.usage = Some(usage);
+                self.finish.usage = Some(usage.or_earlier(self.finish.usage));
             }
             ProviderEvent::Model(model) => self.finish.model = Some(model),
+            ProviderEvent::Source { .. } | ProviderEvent::Unsupported(_) => {}
             ProviderEvent::Finish(reason) => {
                 self.finish.reason = Some(reason);
                 // Clients expect valid JSON, also for calls without arguments.
@@ -449,6 +451,7 @@ impl FinishState {
         match self.reason {
             None => failed("the provider's stream ended before the reply was complete"),
             Some(FinishReason::Error) => failed("the provider reported that the reply failed"),
+            Some(FinishReason::Other) => failed("the provider ended the reply early"),
             Some(reason) => {
                 ReplyEvent::Finished { reason, model: self.model.take(), usage: self.usage }
             }

@@ -15,7 +15,7 @@ use crate::domain::session::SessionSettings;
 use crate::domain::{Session, tool};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{AssembledPrompt, PlanInput, PromptCount, PromptInput};
-use crate::provider::{Prompt, ProviderError, ProviderEvents};
+use crate::provider::{Prompt, ProviderError, ProviderErrorKind, ProviderEvents};
 use crate::store::{StartedTurn, UserMessage};
 use futures::{FutureExt, StreamExt};
 use std::mem;
@@ -25,6 +25,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+/// Maximum size of a reply with its function calls, in bytes. It fits a MongoDB document of 16 MiB
+/// together with everything else in it.
+const MAX_REPLY_BYTES: usize = 4 << 20;
+/// Prompts from this size on may be too long for some model: half of the smallest context window
+/// that servers use by default.
+const MIN_LONG_PROMPT_TOKENS: u32 = 2048;
 /// How long to wait for the usage report after the provider sent its finish reason.
 const USAGE_GRACE: Duration = Duration::from_secs(2);
 
@@ -128,6 +134,10 @@ impl ChatService {
             is_first &= received.is_empty();
             transcript.apply_events(received);
             buffer.publish_frames(transcript.take_frames());
+            if transcript.size() > MAX_REPLY_BYTES {
+                tracing::warn!(turn.id = %started.turn.turn_id, "reply too long, cut off");
+                return ReplyOutcome::Finished(FinishReason::Length);
+            }
             match end {
                 None => {}
                 // The reply is complete once it has a finish reason. Errors after that only lose
@@ -141,12 +151,19 @@ impl ChatService {
         if let Some(title) = title.and_then(|mut title| title.try_recv().ok()) {
             transcript.write_title_frame(&title);
         }
-        match transcript.finish_reason() {
-            Some(FinishReason::Error) | None => ReplyOutcome::Failed(Error::new(
-                ErrorKind::ProviderError,
-                "the provider reported that the reply failed",
+        let provider_failure =
+            |message: String| ReplyOutcome::Failed(Error::new(ErrorKind::ProviderError, message));
+        match (transcript.finish_reason(), transcript.unsupported_content()) {
+            (Some(FinishReason::Error) | None, _) => {
+                provider_failure("the provider reported that the reply failed".to_owned())
+            }
+            // An empty reply must not look complete.
+            (_, Some(kind)) => provider_failure(format!(
+                "the provider sent content of a kind that is not supported: {kind}"
             )),
-            Some(reason) => ReplyOutcome::Finished(reason),
+            // The model may have been cut off.
+            (Some(FinishReason::Other), None) => ReplyOutcome::Truncated,
+            (Some(reason), None) => ReplyOutcome::Finished(reason),
         }
     }
 
@@ -205,7 +222,7 @@ impl ChatService {
             let cache_key = Some(derive_cache_key(&started.session.id));
             let prompt = Prompt { cache_key, ..assembled.to_prompt(&settings) };
             match self.open_recorded_stream(started, &prompt, record).await {
-                Err(error) if error.error_kind() == ErrorKind::ContextTooLong && !is_shortened => {
+                Err(error) if !is_shortened && is_too_long(&error, &assembled) => {
                     tracing::warn!(turn.id = %started.turn.turn_id, %error, "prompt too long, retrying with half the history");
                     is_shortened = true;
                     // Our token count can be too low for unknown tokenizers. Halving what was
@@ -253,6 +270,15 @@ fn memory_summary(assembled: &AssembledPrompt) -> MemorySummary {
         prompt_tokens: assembled.prompt_tokens,
         messages: assembled.earlier_message_count(),
     }
+}
+
+/// Whether the prompt may have been too long. Few vendors have a code for it, so a refused prompt
+/// that is not short counts as too long, whatever the vendor's words are.
+fn is_too_long(error: &ProviderError, assembled: &AssembledPrompt) -> bool {
+    error.kind == ProviderErrorKind::ContextTooLong
+        || (error.may_be_too_long
+            && assembled.prompt_tokens >= MIN_LONG_PROMPT_TOKENS
+            && assembled.memory_tokens() > 0)
 }
 
 /// The next events. After the finish reason the wait is bounded: only the usage report is missing.

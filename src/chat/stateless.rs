@@ -109,12 +109,17 @@ impl MeteredCall {
         self.record_sent(&prompt.model, bytes);
     }
 
+    /// An id for a function call of the reply, by its number.
+    pub(super) fn derive_call_id(&self, number: usize) -> String {
+        crate::domain::tool::derive_call_id(&self.call_id, number)
+    }
+
     pub(super) fn record_output(&mut self, text: &str) {
         self.output_bytes += text.len();
     }
 
     pub(super) fn record_usage(&mut self, usage: Usage) {
-        self.usage = Some(usage);
+        self.usage = Some(usage.or_earlier(self.usage));
     }
 
     /// Adds a chunk of a forwarded response.
@@ -135,12 +140,14 @@ impl MeteredCall {
     /// The reported usage, or an estimate from the sizes.
     fn usage_or_estimate(&self) -> Usage {
         let tokens = |bytes: usize| (bytes / BYTES_PER_TOKEN) as u64;
-        self.usage.or_else(|| find_usage(&self.tail)).unwrap_or_else(|| Usage {
+        let estimate = Usage {
             prompt_tokens: tokens(self.prompt_bytes),
             completion_tokens: tokens(self.output_bytes) + self.stream_events as u64,
             estimated: true,
             ..Usage::default()
-        })
+        };
+        let reported = self.usage.or_else(|| find_usage(&self.tail));
+        reported.map_or(estimate, |usage| usage.or_estimate(estimate))
     }
 }
 

@@ -38,8 +38,11 @@ impl ChatService {
         let (reply, calls) = find_answered_reply(&path, results)?;
         // AI SDK clients send the results of the whole chain again; only those of this reply are
         // new.
-        let belongs = |result: &&NewToolResult| calls.iter().any(|call| call.id == result.call_id);
-        let reply_results: Vec<NewToolResult> = results.iter().filter(belongs).cloned().collect();
+        let result_of = |call: &ToolCall| {
+            let result = find_result(results, call)?.clone();
+            Some(NewToolResult { call_id: call.id.clone(), ..result })
+        };
+        let reply_results: Vec<NewToolResult> = calls.iter().filter_map(result_of).collect();
         let (content, parts) =
             tool::build_result_message(&reply_results, &calls, Some(&first_reply_id(&path, reply)));
         let intent = TurnIntent::Send {
@@ -75,7 +78,7 @@ fn find_answered_reply<'a>(
     path: &'a [Message],
     results: &[NewToolResult],
 ) -> Result<(&'a Message, Vec<ToolCall>)> {
-    let has_result = |call: &&ToolCall| results.iter().any(|result| result.call_id == call.id);
+    let has_result = |call: &&ToolCall| find_result(results, call).is_some();
     for (at, reply) in
         path.iter().enumerate().rev().filter(|(_, reply)| reply.is_awaiting_tool_results())
     {
@@ -101,6 +104,14 @@ fn find_answered_reply<'a>(
         }
     }
     Err(Error::invalid_field("messages", "contains outputs, but no reply is waiting for them"))
+}
+
+/// The result of a call. Clients that know the model's own id of the call may use it; as a model
+/// may give the same id again, the newest such result counts.
+fn find_result<'a>(results: &'a [NewToolResult], call: &ToolCall) -> Option<&'a NewToolResult> {
+    let original = call.origin.as_ref().and_then(|origin| origin.call_id.as_deref());
+    let by_id = results.iter().find(|result| result.call_id == call.id);
+    by_id.or_else(|| results.iter().rfind(|result| Some(&*result.call_id) == original))
 }
 
 /// The first reply of the chain that ends with `reply`, linked by tool results only.

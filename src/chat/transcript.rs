@@ -8,13 +8,23 @@ use super::frames::{
     StartMetadata, StreamFrame, TitleData,
 };
 use crate::domain::content::MessageBody;
-use crate::domain::message::{FinishReason, MessagePart, MessageParts};
+use crate::domain::message::{CallOrigin, FinishReason, MessagePart, MessageParts};
 use crate::domain::tool::{self, ToolCall};
 use crate::domain::{Message, MessageId, MessageType, SessionId, Status, TurnId, Usage};
 use crate::provider::ProviderEvent;
 use bytes::Bytes;
+use serde_json::Value;
 
-/// The part that receives deltas.
+/// A part of a reply, in the order in which the model wrote them.
+#[derive(Debug)]
+enum ReplyPart {
+    Text(String),
+    Reasoning(String),
+    Call(PartialCall),
+    Source { url: String, title: Option<String> },
+}
+
+/// The kind of part that receives deltas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OpenPart {
     None,
@@ -25,15 +35,17 @@ enum OpenPart {
 /// A reply under construction.
 #[derive(Debug)]
 pub(super) struct Transcript {
+    turn_id: TurnId,
     encoder: FrameEncoder,
     open_part: OpenPart,
-    /// Number of text parts so far; used for part ids.
-    text_count: u32,
-    reasoning_count: u32,
+    /// Id of the open part in frames.
     part_id: String,
-    text: String,
-    reasoning: String,
-    calls: Vec<PartialCall>,
+    /// If a part is open, it is the last one, apart from sources.
+    parts: Vec<ReplyPart>,
+    /// Bytes of texts and calls.
+    size: usize,
+    /// Content that could not be read, by its vendor's name.
+    unsupported: Vec<String>,
     usage: Option<Usage>,
     finish_reason: Option<FinishReason>,
     /// Set if a model other than the requested one answered.
@@ -42,10 +54,39 @@ pub(super) struct Transcript {
 
 #[derive(Debug)]
 struct PartialCall {
+    /// The provider's number of the call.
     index: u32,
     call: ToolCall,
+    data: ProviderData,
     /// Whether the model finished its arguments.
     is_complete: bool,
+}
+
+/// The data of a call that only its provider understands.
+#[derive(Debug, Default)]
+struct ProviderData {
+    call_id: Option<String>,
+    opaque_data: Option<Value>,
+}
+
+impl ProviderData {
+    fn to_origin(&self, answering: AnsweringModel<'_>) -> CallOrigin {
+        CallOrigin {
+            provider: answering.provider.to_owned(),
+            model: answering.model.to_owned(),
+            call_id: self.call_id.clone(),
+            opaque_data: self.opaque_data.clone(),
+        }
+    }
+}
+
+/// The model that writes a reply.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AnsweringModel<'a> {
+    /// Name of the provider.
+    pub(super) provider: &'a str,
+    /// Name of the model.
+    pub(super) model: &'a str,
 }
 
 #[derive(Debug)]
@@ -96,36 +137,43 @@ impl Transcript {
         });
         encoder.write_frame(&header.session_frame());
         encoder.write_frame(&StreamFrame::StartStep);
-        Self::with_encoder(encoder)
+        Self::with_encoder(turn_id, encoder)
     }
 
     /// Rebuilds a reply from its log, to continue after the last logged frame.
     pub(super) fn from_log(turn_id: TurnId, log: &[Bytes]) -> Self {
         let frames = FrameBatch::from_bytes(log.concat().into());
-        let mut transcript = Self::with_encoder(FrameEncoder::resume_after(turn_id, frames.last));
+        let encoder = FrameEncoder::resume_after(turn_id.clone(), frames.last);
+        let mut transcript = Self::with_encoder(turn_id, encoder);
         for frame in frames::decode_frames(&frames.bytes) {
             match frame {
                 DecodedFrame::TextStart { id } => {
-                    transcript.open_part = OpenPart::Text;
-                    transcript.part_id = id;
+                    transcript.open_part(OpenPart::Text, id);
                 }
                 DecodedFrame::ReasoningStart { id } => {
-                    transcript.open_part = OpenPart::Reasoning;
-                    transcript.part_id = id;
+                    transcript.open_part(OpenPart::Reasoning, id);
                 }
-                DecodedFrame::TextDelta { delta } => append_text(&mut transcript.text, delta),
-                DecodedFrame::ReasoningDelta { delta } => {
-                    append_text(&mut transcript.reasoning, delta)
+                DecodedFrame::TextDelta { delta } | DecodedFrame::ReasoningDelta { delta } => {
+                    transcript.append_delta(delta);
                 }
                 DecodedFrame::TextEnd | DecodedFrame::ReasoningEnd => {
                     transcript.open_part = OpenPart::None
                 }
                 DecodedFrame::ToolInputAvailable { tool_call_id: id, tool_name: name, input } => {
-                    let index = u32::try_from(transcript.calls.len()).unwrap_or(u32::MAX);
                     // Only complete calls are restored: this frame is written when a call is
                     // complete.
-                    let call = ToolCall { id, name, input: input.to_string() };
-                    transcript.calls.push(PartialCall { index, call, is_complete: true });
+                    let call = ToolCall { id, name, input: input.to_string(), origin: None };
+                    let index = u32::try_from(transcript.parts.len()).unwrap_or(u32::MAX);
+                    let call = PartialCall {
+                        index,
+                        call,
+                        data: ProviderData::default(),
+                        is_complete: true,
+                    };
+                    transcript.parts.push(ReplyPart::Call(call));
+                }
+                DecodedFrame::SourceUrl { url, title } => {
+                    transcript.parts.push(ReplyPart::Source { url, title });
                 }
                 DecodedFrame::Other => {}
             }
@@ -133,16 +181,15 @@ impl Transcript {
         transcript
     }
 
-    fn with_encoder(encoder: FrameEncoder) -> Self {
+    fn with_encoder(turn_id: TurnId, encoder: FrameEncoder) -> Self {
         Self {
+            turn_id,
             encoder,
             open_part: OpenPart::None,
-            text_count: 0,
-            reasoning_count: 0,
             part_id: String::new(),
-            text: String::new(),
-            reasoning: String::new(),
-            calls: Vec::new(),
+            parts: Vec::new(),
+            size: 0,
+            unsupported: Vec::new(),
             usage: None,
             finish_reason: None,
             model: None,
@@ -156,7 +203,7 @@ impl Transcript {
                     self.switch_part(OpenPart::Text);
                     self.encoder
                         .write_frame(&StreamFrame::TextDelta { id: &self.part_id, delta: &delta });
-                    append_text(&mut self.text, delta);
+                    self.append_delta(delta);
                 }
                 ProviderEvent::Reasoning(delta) => {
                     self.switch_part(OpenPart::Reasoning);
@@ -164,11 +211,17 @@ impl Transcript {
                         id: &self.part_id,
                         delta: &delta,
                     });
-                    append_text(&mut self.reasoning, delta);
+                    self.append_delta(delta);
                 }
-                ProviderEvent::ToolCall { index, id, name } => self.begin_call(index, id, name),
+                ProviderEvent::ToolCall { index, provider_id, name, opaque_data } => {
+                    let id = tool::derive_call_id(&self.turn_id, self.calls().count());
+                    let data = ProviderData { call_id: provider_id, opaque_data };
+                    self.begin_call(index, id, name, data);
+                }
                 ProviderEvent::ToolInput { index, delta } => self.append_call_input(index, &delta),
-                ProviderEvent::Usage(usage) => self.usage = Some(usage),
+                ProviderEvent::Source { url, title } => self.push_source(url, title),
+                ProviderEvent::Unsupported(kind) => self.unsupported.push(kind),
+                ProviderEvent::Usage(usage) => self.usage = Some(usage.or_earlier(self.usage)),
                 ProviderEvent::Finish(reason) => {
                     // Calls of a reply that ended for another reason, such as the token limit, may
                     // be cut off.
@@ -182,32 +235,110 @@ impl Transcript {
         }
     }
 
-    fn begin_call(&mut self, index: u32, id: String, name: String) {
+    /// Writes the parts of a stored reply in their order.
+    fn restore_parts(&mut self, reply: &Message) {
+        let parts: Vec<Value> = serde_json::from_str(reply.parts.as_json()).unwrap_or_default();
+        let has_texts = parts.iter().any(|part| part["type"] == "text");
+        let text_of = |part: &Value| part["text"].as_str().unwrap_or_default().to_owned();
+        let mut content = Some(reply.content.clone()).filter(|text| !text.is_empty() && !has_texts);
+        let mut calls = tool::parse_calls(&reply.parts).into_iter();
+        for part in &parts {
+            let kind = part["type"].as_str().unwrap_or_default();
+            if kind == "reasoning" {
+                self.apply_events(vec![ProviderEvent::Reasoning(text_of(part))]);
+                continue;
+            }
+            self.apply_events(content.take().map(ProviderEvent::Text).into_iter().collect());
+            match (kind, part["url"].as_str()) {
+                ("text", _) => self.apply_events(vec![ProviderEvent::Text(text_of(part))]),
+                ("tool-call", _) => {
+                    let Some(ToolCall { id, name, input, .. }) = calls.next() else { continue };
+                    let index = u32::try_from(self.parts.len()).unwrap_or(u32::MAX);
+                    self.begin_call(index, id, name, ProviderData::default());
+                    self.append_call_input(index, &input);
+                }
+                ("source-url", Some(url)) => {
+                    self.push_source(url.to_owned(), part["title"].as_str().map(str::to_owned))
+                }
+                _ => {}
+            }
+        }
+        self.apply_events(content.take().map(ProviderEvent::Text).into_iter().collect());
+        self.complete_calls();
+    }
+
+    fn calls(&self) -> impl Iterator<Item = &PartialCall> {
+        self.parts.iter().filter_map(|part| match part {
+            ReplyPart::Call(call) => Some(call),
+            _ => None,
+        })
+    }
+
+    /// Appends to the open part.
+    fn append_delta(&mut self, delta: String) {
+        self.size += delta.len();
+        let open_part = self.open_part;
+        let text = self.parts.iter_mut().rev().find_map(|part| match (open_part, part) {
+            (OpenPart::Text, ReplyPart::Text(text))
+            | (OpenPart::Reasoning, ReplyPart::Reasoning(text)) => Some(text),
+            _ => None,
+        });
+        match text {
+            // Moves the first delta instead of copying it: often it is the whole text.
+            Some(text) if text.is_empty() => *text = delta,
+            Some(text) => text.push_str(&delta),
+            None => {}
+        }
+    }
+
+    /// Adds a cited page. Some servers repeat the list of pages in each chunk.
+    fn push_source(&mut self, url: String, title: Option<String>) {
+        let is_known = |part: &ReplyPart| matches!(part, ReplyPart::Source { url: known, .. } if *known == url);
+        if self.parts.iter().any(is_known) {
+            return;
+        }
+        let number =
+            self.parts.iter().filter(|part| matches!(part, ReplyPart::Source { .. })).count();
+        self.encoder.write_frame(&StreamFrame::SourceUrl {
+            source_id: &source_id(number),
+            url: &url,
+            title: title.as_deref(),
+        });
+        self.parts.push(ReplyPart::Source { url, title });
+    }
+
+    fn begin_call(&mut self, index: u32, id: String, name: String, data: ProviderData) {
         self.close_part();
         self.encoder
             .write_frame(&StreamFrame::ToolInputStart { tool_call_id: &id, tool_name: &name });
-        let call = ToolCall { id, name, input: String::new() };
-        self.calls.push(PartialCall { index, call, is_complete: false });
+        let call = ToolCall { id, name, input: String::new(), origin: None };
+        self.parts.push(ReplyPart::Call(PartialCall { index, call, data, is_complete: false }));
     }
 
     fn append_call_input(&mut self, index: u32, delta: &str) {
         // If an index is used again, the delta belongs to the latest call with that index.
         let Some(PartialCall { call, .. }) =
-            self.calls.iter_mut().rfind(|call| call.index == index)
+            self.parts.iter_mut().rev().find_map(|part| match part {
+                ReplyPart::Call(call) if call.index == index => Some(call),
+                _ => None,
+            })
         else {
             return;
         };
         let frame = StreamFrame::ToolInputDelta { tool_call_id: &call.id, input_text_delta: delta };
         self.encoder.write_frame(&frame);
         call.input.push_str(delta);
+        self.size += delta.len();
     }
 
     /// Completes the open calls once the model asks for them to be executed. Calls of a reply that
     /// ends otherwise stay incomplete and are dropped.
     fn complete_calls(&mut self) {
-        for PartialCall { call, is_complete, .. } in
-            self.calls.iter_mut().filter(|call| !call.is_complete)
-        {
+        for part in &mut self.parts {
+            let ReplyPart::Call(PartialCall { call, is_complete: is_complete @ false, .. }) = part
+            else {
+                continue;
+            };
             let tool_call_id = call.id.as_str();
             let tool_name = call.name.as_str();
             if call.input.trim().is_empty() {
@@ -245,19 +376,34 @@ impl Transcript {
             return;
         }
         self.close_part();
-        self.open_part = part;
+        let is_same = |other: &&ReplyPart| {
+            matches!(
+                (part, other),
+                (OpenPart::Text, ReplyPart::Text(_))
+                    | (OpenPart::Reasoning, ReplyPart::Reasoning(_))
+            )
+        };
+        let number = self.parts.iter().filter(is_same).count() + 1;
         match part {
             OpenPart::None => {}
             OpenPart::Text => {
-                self.text_count += 1;
-                self.part_id = format!("text-{}", self.text_count);
+                self.open_part(part, format!("text-{number}"));
                 self.encoder.write_frame(&StreamFrame::TextStart { id: &self.part_id });
             }
             OpenPart::Reasoning => {
-                self.reasoning_count += 1;
-                self.part_id = format!("reasoning-{}", self.reasoning_count);
+                self.open_part(part, format!("reasoning-{number}"));
                 self.encoder.write_frame(&StreamFrame::ReasoningStart { id: &self.part_id });
             }
+        }
+    }
+
+    fn open_part(&mut self, part: OpenPart, id: String) {
+        self.open_part = part;
+        self.part_id = id;
+        match part {
+            OpenPart::None => {}
+            OpenPart::Text => self.parts.push(ReplyPart::Text(String::new())),
+            OpenPart::Reasoning => self.parts.push(ReplyPart::Reasoning(String::new())),
         }
     }
 
@@ -300,30 +446,84 @@ impl Transcript {
         self.encoder.take_frames()
     }
 
-    /// The complete function calls.
-    pub(super) fn completed_calls(&self) -> Vec<ToolCall> {
-        let completed = self.calls.iter().filter(|call| call.is_complete);
-        completed.map(|call| call.call.clone()).collect()
+    /// All texts. Texts with something else between them become paragraphs.
+    fn message_content(&self) -> String {
+        let mut content = String::new();
+        for part in &self.parts {
+            let ReplyPart::Text(text) = part else { continue };
+            let is_separate = content.ends_with(char::is_whitespace)
+                || text.starts_with(char::is_whitespace)
+                || content.is_empty()
+                || text.is_empty();
+            content.push_str(if is_separate { "" } else { "\n\n" });
+            content.push_str(text);
+        }
+        content
     }
 
-    fn message_parts(&self) -> MessageParts {
-        let reasoning = Some(self.reasoning.clone()).filter(|reasoning| !reasoning.is_empty());
-        let reasoning = reasoning.map(|text| MessagePart::Reasoning { text });
-        let calls = self.completed_calls().into_iter().map(|call| MessagePart::ToolCall {
-            input: tool::encode_input(&call.input),
-            tool_call_id: call.id,
-            tool_name: call.name,
+    fn message_parts(&self, answering: Option<AnsweringModel<'_>>) -> MessageParts {
+        let with_texts = !self.has_usual_order();
+        let mut sources = 0;
+        let parts = self.parts.iter().filter_map(|part| match part {
+            ReplyPart::Text(text) => with_texts.then(|| MessagePart::Text { text: text.clone() }),
+            ReplyPart::Reasoning(text) => Some(MessagePart::Reasoning { text: text.clone() }),
+            ReplyPart::Call(PartialCall { is_complete: false, .. }) => None,
+            ReplyPart::Call(PartialCall { call, data, .. }) => Some(MessagePart::ToolCall {
+                origin: answering.map(|answering| data.to_origin(answering)),
+                input: tool::encode_input(&call.input),
+                tool_call_id: call.id.clone(),
+                tool_name: call.name.clone(),
+            }),
+            ReplyPart::Source { url, title } => {
+                sources += 1;
+                Some(MessagePart::SourceUrl {
+                    source_id: source_id(sources - 1),
+                    url: url.clone(),
+                    title: title.clone(),
+                })
+            }
         });
-        MessageParts::from_parts(&reasoning.into_iter().chain(calls).collect::<Vec<_>>())
+        MessageParts::from_parts(&parts.collect::<Vec<_>>())
     }
 
-    /// The message as far as it has been generated.
-    pub(super) fn message_body(&self) -> MessageBody {
+    /// Whether the parts are reasoning, a text and calls, in this order and each of the first two
+    /// at most once. Then the order need not be stored. Sources may be anywhere.
+    fn has_usual_order(&self) -> bool {
+        let ranks: Vec<u8> = self
+            .parts
+            .iter()
+            .filter_map(|part| match part {
+                ReplyPart::Reasoning(_) => Some(0),
+                ReplyPart::Text(_) => Some(1),
+                ReplyPart::Call(call) => call.is_complete.then_some(2),
+                ReplyPart::Source { .. } => None,
+            })
+            .collect();
+        ranks.windows(2).all(|pair| pair[0] < pair[1] || pair == [2, 2])
+    }
+
+    /// The message as far as it has been generated. `answering` is the model, if it is known.
+    pub(super) fn message_body(&self, answering: Option<AnsweringModel<'_>>) -> MessageBody {
         MessageBody {
-            content: self.text.clone(),
-            parts: self.message_parts(),
+            content: self.message_content(),
+            parts: self.message_parts(answering),
             kind: MessageType::Text,
         }
+    }
+
+    /// The content that could not be read, if nothing else has arrived.
+    pub(super) fn unsupported_content(&self) -> Option<&str> {
+        let is_empty = self.parts.iter().all(|part| match part {
+            ReplyPart::Text(text) | ReplyPart::Reasoning(text) => text.trim().is_empty(),
+            ReplyPart::Call(call) => !call.is_complete,
+            ReplyPart::Source { .. } => false,
+        });
+        self.unsupported.first().filter(|_| is_empty).map(String::as_str)
+    }
+
+    /// Bytes of the texts and calls so far.
+    pub(super) const fn size(&self) -> usize {
+        self.size
     }
 
     /// As reported by the provider.
@@ -380,15 +580,7 @@ pub(super) fn error_frames(turn_id: TurnId, first: u64, error_text: &str) -> Fra
 /// up to the same message.
 pub(super) fn replay_reply(turn: TurnId, reply: &Message, header: &StreamHeader<'_>) -> Bytes {
     let mut transcript = Transcript::begin_stream(turn, header);
-    let reasoning = reply.parts.reasoning().map(ProviderEvent::Reasoning);
-    let text = Some(reply.content.clone()).filter(|text| !text.is_empty()).map(ProviderEvent::Text);
-    transcript.apply_events(reasoning.into_iter().chain(text).collect());
-    for (index, call) in (0..).zip(tool::parse_calls(&reply.parts)) {
-        let ToolCall { id, name, input } = call;
-        let input = ProviderEvent::ToolInput { index, delta: input };
-        transcript.apply_events(vec![ProviderEvent::ToolCall { index, id, name }, input]);
-    }
-    transcript.complete_calls();
+    transcript.restore_parts(reply);
     let cause = reply.error.as_ref().map(|error| error.message.as_str());
     transcript.end_stream(match (reply.status, cause) {
         (Status::Complete, _) => StreamEnd::Finish {
@@ -403,20 +595,14 @@ pub(super) fn replay_reply(turn: TurnId, reply: &Message, header: &StreamHeader<
     transcript.take_frames().bytes
 }
 
-/// Moves the first delta instead of copying it: often it is the whole text.
-fn append_text(text: &mut String, delta: String) {
-    if text.is_empty() {
-        *text = delta;
-    } else {
-        text.push_str(&delta);
-    }
+fn source_id(number: usize) -> String {
+    format!("source-{}", number + 1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use serde_json::Value;
 
     fn run_transcript(batches: Vec<Vec<ProviderEvent>>) -> (Transcript, Vec<Value>) {
         let session_id = SessionId::new_unchecked("s");
@@ -475,9 +661,9 @@ mod tests {
             run_transcript(vec![vec![thought("hm "), thought("yes"), text_event("Yes.")]]);
         let kinds: Vec<_> =
             frames.iter().map(|frame| frame["type"].as_str().unwrap_or("[DONE]")).collect();
-        assert_eq!(transcript.message_body().content, "Yes.");
+        assert_eq!(transcript.message_body(None).content, "Yes.");
         assert_eq!(
-            transcript.message_parts().as_json(),
+            transcript.message_parts(None).as_json(),
             r#"[{"type":"reasoning","text":"hm yes"}]"#
         );
         assert_eq!(
@@ -499,11 +685,15 @@ mod tests {
 
     #[test]
     fn tool_call_input_streams_then_completes() {
-        let call =
-            |index, id: &str| ProviderEvent::ToolCall { index, id: id.into(), name: "look".into() };
+        let call = |index| ProviderEvent::ToolCall {
+            index,
+            provider_id: None,
+            name: "look".into(),
+            opaque_data: None,
+        };
         let input = |index, delta: &str| ProviderEvent::ToolInput { index, delta: delta.into() };
         let (transcript, frames) = run_transcript(vec![
-            vec![text_event("Let me see."), call(0, "a"), input(0, "{\"x\":"), call(1, "b")],
+            vec![text_event("Let me see."), call(0), input(0, "{\"x\":"), call(1)],
             vec![
                 input(0, " 1}"),
                 input(1, "{\"cut"),
@@ -511,17 +701,27 @@ mod tests {
             ],
         ]);
         insta::assert_json_snapshot!(frames[4..]);
-        let parts = r#"[{"type":"tool-call","toolCallId":"a","toolName":"look","input":{"x": 1}},{"type":"tool-call","toolCallId":"b","toolName":"look","input":"{\"cut"}]"#;
-        assert_eq!(transcript.message_parts().as_json(), parts);
+        let id = |number| tool::derive_call_id(&TurnId::new_unchecked("t"), number);
+        let parts = format!(
+            r#"[{{"type":"tool-call","toolCallId":"{}","toolName":"look","input":{{"x": 1}}}},{{"type":"tool-call","toolCallId":"{}","toolName":"look","input":"{{\"cut"}}]"#,
+            id(0),
+            id(1)
+        );
+        assert_eq!(transcript.message_parts(None).as_json(), parts);
     }
 
     #[test]
     fn unfinished_call_is_discarded() {
         let (transcript, _) = run_transcript(vec![vec![
-            ProviderEvent::ToolCall { index: 0, id: "a".into(), name: "look".into() },
+            ProviderEvent::ToolCall {
+                index: 0,
+                provider_id: None,
+                name: "look".into(),
+                opaque_data: None,
+            },
             ProviderEvent::ToolInput { index: 0, delta: "{\"x\":".into() },
         ]]);
-        assert!(transcript.completed_calls().is_empty() && transcript.message_parts().is_empty());
+        assert!(transcript.message_parts(None).is_empty());
     }
 
     proptest! {
@@ -543,8 +743,8 @@ mod tests {
             }
             let (once, frames) = run_transcript(vec![events]);
             let (cut, cut_frames) = run_transcript(batches);
-            prop_assert_eq!(once.message_body().content, cut.message_body().content);
-            prop_assert_eq!(once.message_parts().reasoning(), cut.message_parts().reasoning());
+            prop_assert_eq!(once.message_body(None).content, cut.message_body(None).content);
+            prop_assert_eq!(once.message_parts(None).reasoning(), cut.message_parts(None).reasoning());
             prop_assert_eq!(frames, cut_frames);
         }
     }

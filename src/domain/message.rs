@@ -205,8 +205,9 @@ impl MessageParts {
             return None;
         }
         let parts: Vec<Value> = serde_json::from_str(self.as_json()).ok()?;
-        let thoughts = parts.iter().find(|part| part["type"] == "reasoning")?;
-        thoughts["text"].as_str().map(str::to_owned)
+        let thoughts = parts.iter().filter(|part| part["type"] == "reasoning");
+        let texts: Vec<&str> = thoughts.filter_map(|part| part["text"].as_str()).collect();
+        (!texts.is_empty()).then(|| texts.join("\n\n"))
     }
 
     pub fn is_empty(&self) -> bool {
@@ -220,18 +221,48 @@ impl Default for MessageParts {
     }
 }
 
+/// The data of a call that only its own model understands. It is sent back to that model unchanged,
+/// and to no other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CallOrigin {
+    /// Name of the provider.
+    pub provider: String,
+    /// Name of the model.
+    pub model: String,
+    /// The model's own id of the call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub call_id: Option<String>,
+    /// Data that the model wants back with the result of the call, such as signed reasoning. Only
+    /// the module of the provider knows its fields.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opaque_data: Option<Value>,
+}
+
 /// The parts that the server writes.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum MessagePart {
-    /// The model's reasoning before its answer.
+    /// The model's reasoning before its answer, or between the texts of its answer.
     Reasoning { text: String },
+    /// A text of the answer. Written only if something else is between two texts; `content` has all
+    /// texts in any case.
+    Text { text: String },
+    /// A web page that the answer cites.
+    SourceUrl {
+        source_id: String,
+        url: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        title: Option<String>,
+    },
     /// A function call requested by the model.
     ToolCall {
         tool_call_id: String,
         tool_name: String,
         /// JSON arguments.
         input: Box<RawValue>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        origin: Option<CallOrigin>,
     },
     /// The result of a function call.
     ToolResult {

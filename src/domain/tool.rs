@@ -6,10 +6,11 @@
 //! "tool-result", "toolCallId", "toolName", "output", "isError"?}` in the `tool` message that
 //! follows it.
 
-use super::message::{MessagePart, MessageParts};
-use super::{FieldError, MessageId, Role};
+use super::message::{CallOrigin, MessagePart, MessageParts};
+use super::{FieldError, MessageId, Role, TurnId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
+use sha2::{Digest, Sha256};
 
 /// Maximum length of a call id, in bytes. The ids are made by the vendors.
 const MAX_CALL_ID_BYTES: usize = 256;
@@ -26,6 +27,22 @@ pub struct ToolCall {
     pub name: String,
     /// Arguments as the model wrote them: usually JSON, but not checked.
     pub input: String,
+    /// Set if a model wrote the call in a turn of this server.
+    #[serde(skip)]
+    pub origin: Option<CallOrigin>,
+}
+
+/// Characters of the ids of calls. All vendors accept ids of nine letters and digits, and Mistral
+/// accepts no others.
+const CALL_ID_CHARS: usize = 9;
+
+/// The id of a call by the turn that its reply belongs to and its number in the reply. The ids that
+/// models give are not used: they may be missing, repeated in a reply, or the same in each reply.
+pub fn derive_call_id(turn_id: &TurnId, number: usize) -> String {
+    const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let digest = Sha256::digest(format!("{turn_id}:{number}"));
+    let letter = |byte: &u8| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()]);
+    digest.iter().take(CALL_ID_CHARS).map(letter).collect()
 }
 
 /// The result of a call, in the form sent to the model.
@@ -108,6 +125,8 @@ struct StoredToolPart<'a> {
     #[serde(borrow)]
     input: Option<&'a RawValue>,
     #[serde(borrow)]
+    origin: Option<&'a RawValue>,
+    #[serde(borrow)]
     output: Option<&'a RawValue>,
     #[serde(default)]
     is_error: bool,
@@ -130,7 +149,9 @@ pub fn parse_calls(parts: &MessageParts) -> Vec<ToolCall> {
     calls
         .filter_map(|part| {
             let input = part.input.map_or_else(|| "{}".to_owned(), json_to_text);
-            Some(ToolCall { id: part.tool_call_id?, name: part.tool_name?, input })
+            // Clients may send parts of this name with other content.
+            let origin = part.origin.and_then(|origin| serde_json::from_str(origin.get()).ok());
+            Some(ToolCall { id: part.tool_call_id?, name: part.tool_name?, input, origin })
         })
         .collect()
 }
@@ -176,11 +197,14 @@ fn json_to_text(value: &RawValue) -> String {
     serde_json::from_str(value.get()).unwrap_or_else(|_| value.get().to_owned())
 }
 
-/// The text by which the tokens of calls are counted.
+/// The text by which the tokens of calls are counted, with the data that is sent back with them.
 pub fn format_calls(calls: &[ToolCall]) -> String {
-    let texts: Vec<String> =
-        calls.iter().map(|call| format!("{} {}", call.name, call.input)).collect();
-    texts.join("\n")
+    let format_call = |call: &ToolCall| {
+        let data = call.origin.as_ref().and_then(|origin| origin.opaque_data.as_ref());
+        let data = data.map(|data| format!(" {data}")).unwrap_or_default();
+        format!("{} {}{data}", call.name, call.input)
+    };
+    calls.iter().map(format_call).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
@@ -193,12 +217,14 @@ mod tests {
             id: id.to_owned(),
             name: "look".to_owned(),
             input: input.to_owned(),
+            origin: None,
         };
         let written = [call("a", r#"{"b": 1, "a": 2}"#), call("b", "{\"cut off"), call("c", "{}")];
         let parts = MessageParts::from_parts(&written.clone().map(|call| MessagePart::ToolCall {
             tool_call_id: call.id,
             tool_name: call.name,
             input: encode_input(&call.input),
+            origin: call.origin,
         }));
         assert_eq!(parse_calls(&parts), written);
 

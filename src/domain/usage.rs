@@ -29,6 +29,33 @@ pub struct Usage {
     pub first_token_ms: Option<u64>,
 }
 
+impl Usage {
+    /// Fills counts that this report lacks with those of an earlier report of the same reply. Zero
+    /// means that a count is missing: no reply has an empty prompt.
+    pub fn or_earlier(self, earlier: Option<Self>) -> Self {
+        let Some(earlier) = earlier else { return self };
+        let or = |newer: u64, older: u64| if newer == 0 { older } else { newer };
+        Self {
+            prompt_tokens: or(self.prompt_tokens, earlier.prompt_tokens),
+            cached_tokens: or(self.cached_tokens, earlier.cached_tokens),
+            completion_tokens: or(self.completion_tokens, earlier.completion_tokens),
+            reasoning_tokens: or(self.reasoning_tokens, earlier.reasoning_tokens),
+            ..self
+        }
+    }
+
+    /// Fills counts that the provider did not report with estimated ones.
+    pub fn or_estimate(self, estimate: Self) -> Self {
+        let is_missing = |count: u64, estimated: u64| count == 0 && estimated > 0;
+        if !is_missing(self.prompt_tokens, estimate.prompt_tokens)
+            && !is_missing(self.completion_tokens, estimate.completion_tokens)
+        {
+            return self;
+        }
+        Self { estimated: true, ..self.or_earlier(Some(estimate)) }
+    }
+}
+
 /// An amount of money in billionths of the currency unit. In JSON it is a number of that unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cost(pub i64);
@@ -60,3 +87,25 @@ pub enum CallKind {
 }
 
 string_enum!(CallKind { Reply = "reply", Title = "title", Summary = "summary", Direct = "direct" });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_counts_are_filled() {
+        let usage = |prompt_tokens, completion_tokens| Usage {
+            prompt_tokens,
+            completion_tokens,
+            ..Usage::default()
+        };
+        let estimate = Usage { estimated: true, ..usage(80, 40) };
+        assert_eq!(usage(0, 0).or_earlier(Some(usage(90, 60))), usage(90, 60));
+        assert_eq!(usage(90, 61).or_earlier(Some(usage(90, 60))), usage(90, 61));
+        assert_eq!(usage(90, 60).or_estimate(estimate), usage(90, 60));
+        assert_eq!(usage(0, 60).or_estimate(estimate), Usage { estimated: true, ..usage(80, 60) });
+        assert_eq!(usage(0, 0).or_estimate(estimate), estimate);
+        // A reply without text has no completion tokens.
+        assert_eq!(usage(90, 0).or_estimate(usage(80, 0)), usage(90, 0));
+    }
+}

@@ -93,9 +93,17 @@ fn to_ui_message(message: Message) -> UiMessage {
     }
 }
 
-/// The parts of a message in display order: reasoning, text, attachments, tool calls.
+/// The parts of a message in display order: reasoning, text, attachments, tool calls, unless a
+/// reply was stored with an order of its own.
 fn to_ui_parts(message: &Message) -> Vec<Value> {
     let stored: Vec<Value> = serde_json::from_str(message.parts.as_json()).unwrap_or_default();
+    if message.role == Role::Assistant && stored.iter().any(|part| part["type"] == "text") {
+        let to_ui_part = |part: &Value| match part["type"].as_str() {
+            Some("tool-call") => to_ui_tool_call(part),
+            _ => to_ui_file(part).unwrap_or(part.clone()),
+        };
+        return stored.iter().map(to_ui_part).collect();
+    }
     let is_call = |part: &Value| part["type"] == "tool-call";
     let others = stored.iter().filter(|part| !is_call(part));
     let mut parts: Vec<Value> =

@@ -129,7 +129,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn tool_call(id: u8) -> ToolCall {
-        ToolCall { id: id.to_string(), name: "look".to_owned(), input: "{}".to_owned() }
+        ToolCall {
+            id: id.to_string(),
+            name: "look".to_owned(),
+            input: "{}".to_owned(),
+            origin: None,
+        }
     }
 
     fn tool_result(id: u8) -> ToolResult {

@@ -8,6 +8,7 @@ pub mod anthropic;
 pub mod demo;
 pub mod embeddings;
 mod http;
+mod lenient_json;
 pub mod openai;
 pub mod resilient;
 
@@ -15,7 +16,7 @@ pub use openai::find_usage;
 
 use crate::domain::extra_params::ExtraParams;
 use crate::domain::image::MessageImage;
-use crate::domain::message::FinishReason;
+use crate::domain::message::{CallOrigin, FinishReason};
 use crate::domain::tool::{ToolCall, ToolResult};
 use crate::domain::{Role, Usage};
 use crate::error::{Error, ErrorKind};
@@ -23,6 +24,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
 use serde::Serialize;
+use serde_json::Value;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use utoipa::ToSchema;
@@ -83,8 +86,10 @@ pub enum ProviderEvent {
     ToolCall {
         /// Number of the call in this reply.
         index: u32,
-        /// Id of the call, which its result refers to.
-        id: String,
+        /// The provider's id of the call. It may be missing, or the same for several calls.
+        provider_id: Option<String>,
+        /// Data that the provider wants back with the call: [`CallOrigin::opaque_data`].
+        opaque_data: Option<Value>,
         /// Name of the function.
         name: String,
     },
@@ -94,12 +99,55 @@ pub enum ProviderEvent {
         index: u32,
         delta: String,
     },
-    /// Tokens of the reply. If it occurs more than once, the last one counts.
+    /// A web page that the reply cites.
+    Source { url: String, title: Option<String> },
+    /// Content that cannot be read, by the vendor's name for it, such as `audio`.
+    Unsupported(String),
+    /// Tokens of the reply. If it occurs more than once, the last count that is not zero counts.
     Usage(Usage),
     /// The model stopped by itself. A stream that ends without it was cut off.
     Finish(FinishReason),
     /// Another model than the requested one answers.
     Model(String),
+}
+
+/// Appends to the last event if it is text, too, so that deltas that arrive together become one
+/// event.
+fn push_text(events: &mut Vec<ProviderEvent>, text: Option<String>) {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return };
+    match events.last_mut() {
+        Some(ProviderEvent::Text(so_far)) => so_far.push_str(&text),
+        _ => events.push(ProviderEvent::Text(text)),
+    }
+}
+
+/// [`push_text`] for reasoning.
+fn push_reasoning(events: &mut Vec<ProviderEvent>, text: Option<String>) {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return };
+    match events.last_mut() {
+        Some(ProviderEvent::Reasoning(so_far)) => so_far.push_str(&text),
+        _ => events.push(ProviderEvent::Reasoning(text)),
+    }
+}
+
+/// The providers' own ids of the calls in a prompt, by our ids. Only the model that wrote a call
+/// gets its own id back, and only if no other call of the prompt has the same.
+fn original_call_ids<'a>(prompt: &'a Prompt, provider: &str) -> HashMap<&'a str, &'a str> {
+    let calls = || prompt.messages.iter().flat_map(|message| &message.calls);
+    let original = |call: &'a ToolCall| call_origin(call, prompt, provider)?.call_id.as_deref();
+    let mut uses: HashMap<&str, usize> = HashMap::new();
+    for call in calls() {
+        *uses.entry(original(call).unwrap_or(&call.id)).or_default() += 1;
+    }
+    let ids = calls().filter_map(|call| Some((call.id.as_str(), original(call)?)));
+    ids.filter(|(_, original)| uses[original] == 1).collect()
+}
+
+/// The origin of a call, if the model of this prompt wrote it.
+fn call_origin<'a>(call: &'a ToolCall, prompt: &Prompt, provider: &str) -> Option<&'a CallOrigin> {
+    let is_same =
+        |origin: &&CallOrigin| origin.provider == provider && origin.model == prompt.model;
+    call.origin.as_ref().filter(is_same)
 }
 
 /// Batches of events: each holds what had arrived when it was polled. The stream ends after the
@@ -143,6 +191,9 @@ pub struct ProviderError {
     pub retry_after: Option<Duration>,
     /// Whether no part of the prompt was sent, so that the call cost nothing.
     pub is_unsent: bool,
+    /// Whether the endpoint refused the request itself. The reason may be the length of the prompt,
+    /// whatever the message says.
+    pub may_be_too_long: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,7 +210,14 @@ impl ProviderError {
     /// An error that retrying does not help. `message` must be safe to show to users.
     pub fn new(kind: ProviderErrorKind, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { kind, message, is_retryable: false, retry_after: None, is_unsent: false }
+        Self {
+            kind,
+            message,
+            is_retryable: false,
+            retry_after: None,
+            is_unsent: false,
+            may_be_too_long: false,
+        }
     }
 
     /// An error that may be gone at the next attempt.
@@ -225,14 +283,21 @@ pub struct TextCompletion {
     pub usage: Option<Usage>,
     /// The model that answered, if it is not the requested one.
     pub model: Option<String>,
-    /// Set if the reply is incomplete.
+    /// `None` if the reply was cut off.
+    pub finish_reason: Option<FinishReason>,
+    /// Set if the call failed.
     pub error: Option<ProviderError>,
 }
 
 /// Returns the full reply instead of a stream.
 pub async fn complete_text(provider: &dyn Provider, prompt: &Prompt) -> TextCompletion {
-    let mut completion =
-        TextCompletion { text: String::new(), usage: None, model: None, error: None };
+    let mut completion = TextCompletion {
+        text: String::new(),
+        usage: None,
+        model: None,
+        finish_reason: None,
+        error: None,
+    };
     // A failed reply still has its text and usage so far: tokens were spent on it.
     completion.error = collect_completion(provider, prompt, &mut completion).await.err();
     completion
@@ -248,12 +313,16 @@ async fn collect_completion(
         for event in batch? {
             match event {
                 ProviderEvent::Text(text) => completion.text.push_str(&text),
-                ProviderEvent::Usage(usage) => completion.usage = Some(usage),
+                ProviderEvent::Usage(usage) => {
+                    completion.usage = Some(usage.or_earlier(completion.usage))
+                }
                 ProviderEvent::Model(model) => completion.model = Some(model),
                 ProviderEvent::Reasoning(_)
                 | ProviderEvent::ToolCall { .. }
                 | ProviderEvent::ToolInput { .. }
-                | ProviderEvent::Finish(_) => {}
+                | ProviderEvent::Source { .. }
+                | ProviderEvent::Unsupported(_) => {}
+                ProviderEvent::Finish(reason) => completion.finish_reason = Some(reason),
             }
         }
     }

@@ -47,6 +47,7 @@ mod project_memory;
 mod projects;
 mod prompt_cache;
 mod provider_contract;
+mod provider_data;
 mod providers;
 mod proxy;
 mod rates;

@@ -50,15 +50,31 @@ pub fn call_weather(cities: &'static [&'static str]) -> impl FnOnce(ProviderCall
     }
 }
 
-/// The assistant's message as `useChat` sends it back, with the outputs of its calls.
-pub fn message_with_outputs(id: &str, outputs: &[(&str, Value)]) -> Value {
-    let parts = outputs.iter().map(|(city, output)| {
-        json!({
-            "type": "tool-weather", "toolCallId": format!("call-{city}"),
-            "state": "output-available", "input": {"city": city}, "output": output,
-        })
+/// The id of the newest call for a city. Ids are the server's own, not those of the model.
+pub async fn call_id(server: &Server, session: &str, city: &str) -> String {
+    let path = format!("/api/chat-sessions/{session}/messages");
+    let messages = server.get(&path).await.data()["messages"].take();
+    let parts = messages.as_array().unwrap().iter().rev().flat_map(|message| {
+        message["parts"].as_array().unwrap().iter().filter(|part| part["type"] == "tool-call")
     });
-    let parts: Vec<Value> = [json!({"type": "step-start"})].into_iter().chain(parts).collect();
+    let mut calls = parts.filter(|part| part["input"]["city"] == city);
+    calls.next().unwrap()["toolCallId"].as_str().unwrap().to_owned()
+}
+
+/// The assistant's message as `useChat` sends it back, with the outputs of its calls.
+pub async fn message_with_outputs(
+    server: &Server,
+    session: &str,
+    id: &str,
+    outputs: &[(&str, Value)],
+) -> Value {
+    let mut parts = vec![json!({"type": "step-start"})];
+    for (city, output) in outputs {
+        parts.push(json!({
+            "type": "tool-weather", "toolCallId": call_id(server, session, city).await,
+            "state": "output-available", "input": {"city": city}, "output": output,
+        }));
+    }
     json!({"id": id, "role": "assistant", "parts": parts})
 }
 
@@ -106,17 +122,19 @@ async fn tool_call_ends_turn_and_output_continues_the_message() {
     let reply = frames[0].data["messageId"].as_str().unwrap().to_owned();
     assert_eq!(frame_data("tool-input-available", &frames)["input"], json!({"city": "Oslo"}));
     assert_eq!(frame_data("finish", &frames)["finishReason"], "tool-calls");
+    let call = call_id(&server, "s", "Oslo").await;
     let waiting = json!([
         {"id": "q", "role": "user", "parts": [{"type": "text", "text": "Oslo?"}]},
         {"id": reply, "role": "assistant", "parts": [
-            {"type": "tool-weather", "toolCallId": "call-Oslo", "state": "input-available", "input": {"city": "Oslo"}},
+            {"type": "tool-weather", "toolCallId": call, "state": "input-available", "input": {"city": "Oslo"}},
         ]},
     ]);
     let mut history = ui_history(&server, "s").await;
     history[0]["id"] = "q".into();
     assert_eq!(history, waiting);
 
-    let result = message_with_outputs(&reply, &[("Oslo", json!({"rain": true}))]);
+    let result =
+        message_with_outputs(&server, "s", &reply, &[("Oslo", json!({"rain": true}))]).await;
     let (frames, request) =
         run_chat(&server, chat_body("s", &result), |call| call.reply("Take a coat.")).await;
     assert_eq!(frames[0].data["messageId"], *reply, "it continues that message");
@@ -134,7 +152,7 @@ async fn tool_call_ends_turn_and_output_continues_the_message() {
     assert_eq!(
         history[1],
         json!({"id": reply, "role": "assistant", "parts": [
-            {"type": "tool-weather", "toolCallId": "call-Oslo", "state": "output-available",
+            {"type": "tool-weather", "toolCallId": call, "state": "output-available",
                 "input": {"city": "Oslo"}, "output": {"rain": true}},
             {"type": "step-start"},
             {"type": "text", "text": "Take a coat."},
@@ -160,14 +178,14 @@ async fn repeated_outputs_replay_and_other_outputs_branch() {
         run_chat(&server, chat_body("s", &user_message("q", "Oslo?")), call_weather(&["Oslo"]))
             .await;
     let reply = frames[0].data["messageId"].as_str().unwrap().to_owned();
-    let result = message_with_outputs(&reply, &[("Oslo", json!("rain"))]);
+    let result = message_with_outputs(&server, "s", &reply, &[("Oslo", json!("rain"))]).await;
     let (first, _) = run_chat(&server, chat_body("s", &result), |call| call.reply("A coat.")).await;
     let again = server.chat(chat_body("s", &result)).await.rest().await;
     assert_eq!(again[0].data["messageId"], first[0].data["messageId"]);
     let text = |frames: &[Frame]| crate::support::sse::text_of(frames);
     assert_eq!((text(&again), server.upstream.is_idle().await), ("A coat.".to_owned(), true));
 
-    let other = message_with_outputs(&reply, &[("Oslo", json!("sun"))]);
+    let other = message_with_outputs(&server, "s", &reply, &[("Oslo", json!("sun"))]).await;
     run_chat(&server, chat_body("s", &other), |call| call.reply("A hat.")).await;
     let said = ["user: Oslo?", "assistant: ", "tool: sun", "assistant: A hat."];
     assert_eq!(server.transcript("s").await, said);
@@ -181,18 +199,22 @@ async fn parallel_and_serial_calls_stay_one_ai_sdk_message() {
     let both = call_weather(&["Oslo", "Rome"]);
     let (frames, _) = run_chat(&server, chat_body("s", &user_message("q", "Where?")), both).await;
     let reply = frames[0].data["messageId"].as_str().unwrap().to_owned();
-    let half = message_with_outputs(&reply, &[("Oslo", json!("rain"))]);
+    let half = message_with_outputs(&server, "s", &reply, &[("Oslo", json!("rain"))]).await;
     let refused = server.post("/api/chat", chat_body("s", &half)).await;
     assert_eq!(refused.failure(), (400, "invalid_request"));
-    assert!(refused.body.to_string().contains("call-Rome"), "{}", refused.body);
+    assert!(
+        refused.body.to_string().contains(&call_id(&server, "s", "Rome").await),
+        "{}",
+        refused.body
+    );
 
     let outputs = [("Oslo", json!("rain")), ("Rome", json!("sun"))];
-    let result = message_with_outputs(&reply, &outputs);
+    let result = message_with_outputs(&server, "s", &reply, &outputs).await;
     let (frames, _) = run_chat(&server, chat_body("s", &result), call_weather(&["Nice"])).await;
     assert_eq!(frames[0].data["messageId"], *reply);
     // The client now has all three calls in one message.
     let all = [outputs[0].clone(), outputs[1].clone(), ("Nice", json!("wind"))];
-    let result = message_with_outputs(&reply, &all);
+    let result = message_with_outputs(&server, "s", &reply, &all).await;
     let (frames, request) =
         run_chat(&server, chat_body("s", &result), |call| call.reply("Rome.")).await;
     assert_eq!(frames[0].data["messageId"], *reply);
@@ -236,14 +258,14 @@ async fn trimmed_history_never_separates_call_and_output() {
         let question = user_message(&format!("q-{city}"), city);
         let script = |mut call: ProviderCall| {
             call.tool_call(0, &format!("call-{city}"), "weather");
-            call.arguments(0, "{}");
+            call.arguments(0, &format!("{{\"city\":\"{city}\"}}"));
             call.finish_calling();
         };
         let (frames, _) = run_chat(&server, chat_body("s", &question), script).await;
         let reply = frames[0].data["messageId"].as_str().unwrap().to_owned();
         let outputs = [(city, json!("rain ".repeat(20)))];
         // Even with a budget for no history at all, a call is sent with its output.
-        let mut body = chat_body("s", &message_with_outputs(&reply, &outputs));
+        let mut body = chat_body("s", &message_with_outputs(&server, "s", &reply, &outputs).await);
         body["memory"] = json!({"strategy": "token", "maxTokens": 1});
         let (_, request) = run_chat(&server, body, |call| call.reply("A coat.")).await;
         let roles: Vec<&Value> =
@@ -357,7 +379,7 @@ async fn anthropic_gets_functions_and_reads_their_outputs() {
     let (frames, _) = run_chat(&server, chat_body("s", &user_message("q", "Oslo?")), calls).await;
     assert_eq!(frame_data("tool-input-available", &frames)["input"], json!({"city": "Oslo"}));
     let reply = frames[0].data["messageId"].as_str().unwrap().to_owned();
-    let result = message_with_outputs(&reply, &[("Oslo", json!("rain"))]);
+    let result = message_with_outputs(&server, "s", &reply, &[("Oslo", json!("rain"))]).await;
     let (_, request) = run_chat(&server, chat_body("s", &result), |mut call| {
         claude::reply(&mut call, "A coat.");
         call.end();

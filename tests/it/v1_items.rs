@@ -1,7 +1,7 @@
 //! Items in the input of `/v1/responses`, from libraries that repeat earlier items.
 
 use crate::support::Server;
-use crate::tools::call_weather;
+use crate::tools::{call_id, call_weather};
 use crate::v1_responses::{ROUTE, create_response, error, post_answered, response_id};
 use echoic::domain::key::AuthScope;
 use futures::future::join;
@@ -46,21 +46,18 @@ async fn question_repeated_with_outputs_is_stored_once() {
     let session = conversation.as_str().unwrap().trim_start_matches("conv_").to_owned();
     let tool = json!({"type": "function", "name": "weather", "parameters": {"type": "object"}});
     let question = json!({"role": "user", "content": "Where is it warmer?"});
-    let output = |city: &str, said: &str| json!({"type": "function_call_output", "call_id": format!("call-{city}"), "output": said});
+    let output = async |city: &str, said: &str| {
+        let call = call_id(&server, &session, city).await;
+        json!({"type": "function_call_output", "call_id": call, "output": said})
+    };
     let body =
         |input: Value| json!({"conversation": conversation, "tools": [tool], "input": input});
-    let steps: [(Value, Option<&'static [&'static str]>); 3] = [
-        (json!([question]), Some(&["Oslo"])),
-        (json!([question, output("Oslo", "3 degrees")]), Some(&["Rome"])),
-        (json!([question, output("Oslo", "3 degrees"), output("Rome", "20 degrees")]), None),
-    ];
-    for (input, calls) in steps {
-        post_answered(&server, body(input), |call| match calls {
-            Some(cities) => call_weather(cities)(call),
-            None => call.reply("In Rome."),
-        })
+    post_answered(&server, body(json!([question])), call_weather(&["Oslo"])).await;
+    let oslo = output("Oslo", "3 degrees").await;
+    post_answered(&server, body(json!([question, oslo])), call_weather(&["Rome"])).await;
+    let rome = output("Rome", "20 degrees").await;
+    post_answered(&server, body(json!([question, oslo, rome])), |call| call.reply("In Rome."))
         .await;
-    }
     let said = server.transcript(&session).await;
     assert_eq!(
         said,
@@ -76,12 +73,11 @@ async fn question_repeated_with_outputs_is_stored_once() {
 
     // A new question along with the output of a call.
     post_answered(&server, body(json!("And then?")), call_weather(&["Nice"])).await;
-    let more =
-        json!([output("Nice", "5 degrees"), {"role": "user", "content": "In Celsius, please."}]);
+    let more = json!([output("Nice", "5 degrees").await, {"role": "user", "content": "In Celsius, please."}]);
     post_answered(&server, body(more), |call| call.reply("Five.")).await;
     // After an output, a question with the same text as before is a new message.
     post_answered(&server, body(json!("Go on.")), call_weather(&["Rome"])).await;
-    let more = json!([output("Rome", "21 degrees"), {"role": "user", "content": "Go on."}]);
+    let more = json!([output("Rome", "21 degrees").await, {"role": "user", "content": "Go on."}]);
     post_answered(&server, body(more), |call| call.reply("That is all.")).await;
     let said = server.transcript(&session).await;
     let last = ["tool: 21 degrees", "user: Go on.", "assistant: That is all."];
@@ -98,9 +94,10 @@ async fn late_output_hides_no_later_message() {
         |input: Value| json!({"conversation": conversation, "tools": [tool], "input": input});
     post_answered(&server, body(json!("one")), call_weather(&["Oslo"])).await;
     create_response(&server, body(json!("other")), "z").await;
-    let late = json!([{"type": "function_call_output", "call_id": "call-Oslo", "output": "rain"}]);
+    let session = conversation.as_str().unwrap().trim_start_matches("conv_").to_owned();
+    let call = call_id(&server, &session, "Oslo").await;
+    let late = json!([{"type": "function_call_output", "call_id": call, "output": "rain"}]);
     let reply = server.post(ROUTE, body(late)).await;
     assert_eq!(error(&reply), (400, REFUSED, &Value::Null, &json!("input")));
-    let session = conversation.as_str().unwrap().trim_start_matches("conv_").to_owned();
     assert_eq!(server.transcript(&session).await.last().unwrap(), "assistant: z");
 }

@@ -2,7 +2,8 @@
 
 use crate::support::{ProviderCall, Server, within_deadline};
 use crate::tools::{
-    call_weather, chat_body, message_with_outputs, run_chat, tools, ui_history, user_message,
+    call_id, call_weather, chat_body, message_with_outputs, run_chat, tools, ui_history,
+    user_message,
 };
 use futures::future::join;
 use reqwest::Method;
@@ -32,13 +33,14 @@ async fn chat_completions_calls_are_visible_in_other_dialects() {
     let calls: Vec<&Value> =
         choices.iter().flat_map(|it| it["delta"]["tool_calls"].as_array()).flatten().collect();
     let function = json!({"name": "weather", "arguments": ""});
+    let (oslo, rome) = (call_id(&server, "s", "Oslo").await, call_id(&server, "s", "Rome").await);
     assert_eq!(
         *calls[0],
-        json!({"index": 0, "id": "call-Oslo", "type": "function", "function": function})
+        json!({"index": 0, "id": oslo, "type": "function", "function": function})
     );
     assert_eq!(
         *calls[1],
-        json!({"index": 1, "id": "call-Rome", "type": "function", "function": function})
+        json!({"index": 1, "id": rome, "type": "function", "function": function})
     );
     let arguments = |index| -> String {
         let own = calls[2..].iter().filter(|call| call["index"] == index);
@@ -49,8 +51,8 @@ async fn chat_completions_calls_are_visible_in_other_dialects() {
     assert_eq!(choices.last().unwrap()["finish_reason"], "tool_calls");
 
     let called = json!({"role": "assistant", "content": null, "tool_calls": []});
-    let result = |city: &str, text| json!({"role": "tool", "tool_call_id": format!("call-{city}"), "content": text});
-    let messages = json!([question, called, result("Oslo", "rain"), result("Rome", "sun")]);
+    let result = |call: &str, text| json!({"role": "tool", "tool_call_id": call, "content": text});
+    let messages = json!([question, called, result(&oslo, "rain"), result(&rome, "sun")]);
     let choices = ask(messages, Box::new(|call| call.reply("Rome."))).await;
     assert_eq!(choices[1]["delta"]["content"], "Rome.");
     let said = ["user: Where?", "assistant: ", "tool: rain\nsun", "assistant: Rome."];
@@ -98,7 +100,13 @@ async fn calls_and_outputs_are_conversation_items() {
     let both = call_weather(&["Oslo", "Rome"]);
     let (frames, _) = run_chat(&server, chat_body("s", &user_message("q", "Where?")), both).await;
     let reply = frames[0].data["messageId"].as_str().unwrap().to_owned();
-    let result = message_with_outputs(&reply, &[("Oslo", json!("rain")), ("Rome", json!("sun"))]);
+    let result = message_with_outputs(
+        &server,
+        "s",
+        &reply,
+        &[("Oslo", json!("rain")), ("Rome", json!("sun"))],
+    )
+    .await;
     run_chat(&server, chat_body("s", &result), |call| call.reply("Rome.")).await;
     let route = "/v1/conversations/conv_s/items";
     let all = server.get(&format!("{route}?order=asc")).await.body["data"].take();
@@ -110,10 +118,11 @@ async fn calls_and_outputs_are_conversation_items() {
         all[2],
         json!({
             "id": format!("fc_2_{reply}"), "type": "function_call", "status": "completed",
-            "call_id": "call-Rome", "name": "weather", "arguments": "{\"city\": \"Rome\"}",
+            "call_id": call_id(&server, "s", "Rome").await, "name": "weather", "arguments": "{\"city\": \"Rome\"}",
         })
     );
-    assert_eq!((&all[3]["call_id"], &all[3]["output"]), (&json!("call-Oslo"), &json!("rain")));
+    let oslo = json!(call_id(&server, "s", "Oslo").await);
+    assert_eq!((&all[3]["call_id"], &all[3]["output"]), (&oslo, &json!("rain")));
     // Read one by one, in both directions, it is the same list.
     for order in ["asc", "desc"] {
         let (mut paged, mut after) = (Vec::new(), String::new());

@@ -298,6 +298,7 @@ impl CompletionMessage<'_> {
             id: call.id.clone(),
             name: call.function.name.clone(),
             input: call.function.arguments.clone(),
+            origin: None,
         };
         Ok(calls.map(call).collect())
     }

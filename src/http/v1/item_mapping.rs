@@ -98,7 +98,7 @@ fn build_call_item(
     call: ToolCall,
     status: &'static str,
 ) -> ConversationItem {
-    let ToolCall { id: call_id, name, input: arguments } = call;
+    let ToolCall { id: call_id, name, input: arguments, .. } = call;
     ConversationItem {
         id: format_item_id(ItemType::Call, message, nth),
         kind: "function_call",
@@ -169,6 +169,7 @@ impl InputItem {
                 id: read_text(fields, "call_id")?,
                 name: read_text(fields, "name")?,
                 input: read_text(fields, "arguments")?,
+                origin: None,
             })),
             Some("function_call_output") => read_output(fields).map(Self::Output),
             Some("item_reference") => read_text(fields, "id").map(Self::Reference),
@@ -184,7 +185,7 @@ impl InputItem {
     pub(super) fn from_item(item: ConversationItem) -> Self {
         match item.payload {
             ItemPayload::Call { call_id: id, name, arguments: input } => {
-                Self::Call(ToolCall { id, name, input })
+                Self::Call(ToolCall { id, name, input, origin: None })
             }
             ItemPayload::Message { role, content } => {
                 // Output items contain text only.
@@ -311,5 +312,6 @@ fn to_call_part(call: ToolCall) -> MessagePart {
         input: tool::encode_input(&call.input),
         tool_call_id: call.id,
         tool_name: call.name,
+        origin: None,
     }
 }

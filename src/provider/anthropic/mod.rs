@@ -16,6 +16,7 @@ use reqwest::RequestBuilder;
 use reqwest::header::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
+const PROVIDER_NAME: &str = "anthropic";
 /// Base URL of Anthropic's own API.
 pub const OFFICIAL_BASE_URL: &str = "https://api.anthropic.com";
 /// Model that the official endpoint uses if none is configured.
@@ -65,7 +66,7 @@ impl AnthropicProvider {
 #[async_trait]
 impl Provider for AnthropicProvider {
     fn name(&self) -> &'static str {
-        "anthropic"
+        PROVIDER_NAME
     }
 
     async fn list_models(&self) -> Result<Vec<ModelInfo>, ProviderError> {

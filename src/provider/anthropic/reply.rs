@@ -1,123 +1,55 @@
-//! Parses the events of the Messages API, leniently: unknown kinds of events, blocks and deltas are
-//! ignored.
+//! Parses the events of the Messages API.
+//!
+//! Nothing is dropped in silence: blocks that cannot be read are reported as
+//! [`ProviderEvent::Unsupported`]. A field of an unexpected type counts as absent and never ends
+//! the reply.
 
 use crate::domain::Usage;
 use crate::domain::message::FinishReason;
 use crate::provider::http::{StreamParser, errors};
-use crate::provider::{ProviderError, ProviderErrorKind, ProviderEvent};
-use serde::Deserialize;
-use serde_json::Value;
+use crate::provider::lenient_json::{self, RawObject};
+use crate::provider::{ProviderError, ProviderEvent, push_reasoning, push_text};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use std::mem;
 
-/// Parser state: the usage so far, and the indexes of the blocks that are function calls.
+/// The field of a call's opaque data that holds the blocks of thinking before it. The API wants
+/// them back with the result:
+/// <https://platform.claude.com/docs/en/build-with-claude/extended-thinking>.
+pub(super) const THINKING: &str = "thinking";
+
+/// Parser state: the usage so far, and the blocks that are function calls.
 #[derive(Default)]
 pub(super) struct AnthropicStreamParser {
     usage: AnthropicUsage,
-    calls: Vec<u32>,
-}
-
-#[derive(Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum AnthropicStreamEvent {
-    MessageStart {
-        message: AnthropicMessageStart,
-    },
-    ContentBlockStart {
-        #[serde(default)]
-        index: u32,
-        content_block: AnthropicContentBlock,
-    },
-    ContentBlockDelta {
-        #[serde(default)]
-        index: u32,
-        delta: AnthropicContentBlock,
-    },
-    MessageDelta {
-        delta: AnthropicMessageDelta,
-        #[serde(default)]
-        usage: AnthropicUsage,
-    },
-    MessageStop,
-    /// A whole reply in place of a stream.
-    Message {
-        content: Vec<AnthropicContentBlock>,
-        stop_reason: Option<String>,
-        #[serde(default)]
-        usage: AnthropicUsage,
-    },
-    Error {
-        error: Value,
-    },
-    #[serde(other)]
-    Other,
-}
-
-#[derive(Deserialize)]
-struct AnthropicMessageStart {
-    #[serde(default)]
-    usage: AnthropicUsage,
-}
-
-#[derive(Deserialize)]
-struct AnthropicMessageDelta {
-    stop_reason: Option<String>,
-}
-
-/// A content block, or a delta of one.
-#[derive(Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum AnthropicContentBlock {
-    #[serde(alias = "text_delta")]
-    Text {
-        #[serde(default)]
-        text: String,
-    },
-    #[serde(alias = "thinking_delta")]
-    Thinking {
-        #[serde(default)]
-        thinking: String,
-    },
-    ToolUse {
-        id: String,
-        name: String,
-        /// The arguments in a whole reply; in a stream they follow as deltas.
-        #[serde(default)]
-        input: Value,
-    },
-    InputJsonDelta {
-        #[serde(default)]
-        partial_json: String,
-    },
-    #[serde(other)]
-    Other,
+    /// Indexes of the blocks, where the API gives them. The place in the list is the number of the
+    /// call.
+    calls: Vec<Option<u64>>,
+    /// Whether the last block is a function call, for deltas without an index.
+    is_in_call: bool,
+    /// Blocks of thinking before the first call, as they must be sent back.
+    thinking: Vec<Value>,
 }
 
 /// Token counts. Each event of a stream may repeat some of them; the last value counts.
-#[derive(Deserialize, Default)]
-#[serde(default)]
+#[derive(Default)]
 struct AnthropicUsage {
     input_tokens: Option<u64>,
     cache_read_input_tokens: Option<u64>,
     cache_creation_input_tokens: Option<u64>,
     output_tokens: Option<u64>,
-    output_tokens_details: Option<AnthropicOutputDetails>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct AnthropicOutputDetails {
     thinking_tokens: Option<u64>,
 }
 
 impl AnthropicUsage {
-    fn merge(&mut self, newer: Self) {
-        let Self { input_tokens, cache_read_input_tokens, .. } = newer;
-        self.input_tokens = input_tokens.or(self.input_tokens);
-        self.cache_read_input_tokens = cache_read_input_tokens.or(self.cache_read_input_tokens);
-        self.cache_creation_input_tokens =
-            newer.cache_creation_input_tokens.or(self.cache_creation_input_tokens);
-        self.output_tokens = newer.output_tokens.or(self.output_tokens);
-        self.output_tokens_details =
-            newer.output_tokens_details.or(self.output_tokens_details.take());
+    fn merge(&mut self, newer: &RawObject<'_>) {
+        let update = |field: &mut Option<u64>, value: Option<u64>| *field = value.or(*field);
+        update(&mut self.input_tokens, newer.count("input_tokens"));
+        update(&mut self.cache_read_input_tokens, newer.count("cache_read_input_tokens"));
+        update(&mut self.cache_creation_input_tokens, newer.count("cache_creation_input_tokens"));
+        update(&mut self.output_tokens, newer.count("output_tokens"));
+        let details = newer.object("output_tokens_details");
+        update(&mut self.thinking_tokens, details.count("thinking_tokens"));
     }
 
     /// Converts the counts: the API's `input_tokens` exclude tokens that the cache read or wrote,
@@ -125,13 +57,11 @@ impl AnthropicUsage {
     fn to_usage(&self) -> Usage {
         let read = self.cache_read_input_tokens.unwrap_or(0);
         let written = self.cache_creation_input_tokens.unwrap_or(0);
-        let thinking =
-            self.output_tokens_details.as_ref().and_then(|details| details.thinking_tokens);
         Usage {
             prompt_tokens: self.input_tokens.unwrap_or(0) + read + written,
             cached_tokens: read,
             completion_tokens: self.output_tokens.unwrap_or(0),
-            reasoning_tokens: thinking.unwrap_or(0),
+            reasoning_tokens: self.thinking_tokens.unwrap_or(0),
             ..Usage::default()
         }
     }
@@ -140,29 +70,32 @@ impl AnthropicUsage {
 impl StreamParser for AnthropicStreamParser {
     fn parse_event(
         &mut self,
-        _: &[u8],
+        name: &[u8],
         data: &[u8],
         key: Option<&str>,
         events: &mut Vec<ProviderEvent>,
     ) -> Result<bool, ProviderError> {
-        match parse_stream_event(data, key)? {
-            AnthropicStreamEvent::MessageStart { message } => self.usage.merge(message.usage),
-            AnthropicStreamEvent::ContentBlockStart { index, content_block: block }
-            | AnthropicStreamEvent::ContentBlockDelta { index, delta: block } => {
-                self.push_block(events, index, block)
-            }
-            AnthropicStreamEvent::MessageDelta { delta, usage } => {
+        let data = data.trim_ascii();
+        let Some(value) = errors::parse_event_value(name, data, key)? else { return Ok(false) };
+        let event = RawObject::from_value(value);
+        if let Some(error) = errors::event_error(&event, name, key) {
+            return Err(error);
+        }
+        // Gateways may leave out the `type`, which repeats the event's name.
+        let kind = event.text("type").unwrap_or_else(|| String::from_utf8_lossy(name).into_owned());
+        match &*kind {
+            "message_start" => self.usage.merge(&event.object("message").object("usage")),
+            "content_block_start" => self.push_block(events, &event, "content_block"),
+            "content_block_delta" => self.push_block(events, &event, "delta"),
+            "content_block_stop" => self.is_in_call = false,
+            "message_delta" => {
                 // `message_start` has the input tokens, this event the output tokens, so only now
                 // is the usage complete.
-                self.usage.merge(usage);
-                if let Some(reason) = delta.stop_reason {
-                    events.push(ProviderEvent::Usage(self.usage.to_usage()));
-                    events.push(ProviderEvent::Finish(parse_finish_reason(&reason)));
-                }
+                self.usage.merge(&event.object("usage"));
+                self.push_end(events, &event.object("delta"));
             }
-            AnthropicStreamEvent::MessageStop => return Ok(true),
-            AnthropicStreamEvent::Error { error } => return Err(errors::object_error(&error, key)),
-            AnthropicStreamEvent::Message { .. } | AnthropicStreamEvent::Other => {}
+            "message_stop" => return Ok(true),
+            _ => {}
         }
         Ok(false)
     }
@@ -172,96 +105,199 @@ impl StreamParser for AnthropicStreamParser {
         body: &[u8],
         key: Option<&str>,
     ) -> Result<Vec<ProviderEvent>, ProviderError> {
-        let (content, stop_reason, usage) = match parse_stream_event(body, key)? {
-            AnthropicStreamEvent::Message { content, stop_reason, usage } => {
-                (content, stop_reason, usage)
-            }
-            AnthropicStreamEvent::Error { error } => return Err(errors::object_error(&error, key)),
-            _ => return Err(unreadable_error()),
-        };
+        let value: &RawValue =
+            serde_json::from_slice(body).map_err(|_| errors::unreadable_error())?;
+        let message = RawObject::from_value(value);
+        if let Some(error) = errors::event_error(&message, b"", key) {
+            return Err(error);
+        }
+        if message.get("content").is_none() {
+            return Err(errors::body_error(value, key));
+        }
         let mut events = Vec::new();
-        (0..).zip(content).for_each(|(index, block)| self.push_block(&mut events, index, block));
-        events.push(ProviderEvent::Usage(usage.to_usage()));
-        events
-            .extend(stop_reason.map(|reason| ProviderEvent::Finish(parse_finish_reason(&reason))));
+        for block in message.list("content") {
+            self.push_content(&mut events, None, block);
+        }
+        push_text(&mut events, message.text("content"));
+        self.usage.merge(&message.object("usage"));
+        self.push_end(&mut events, &message);
         Ok(events)
     }
 }
 
 impl AnthropicStreamParser {
-    /// Adds a block or a delta. Deltas that arrive together become one event.
-    fn push_block(
+    fn push_end(&self, events: &mut Vec<ProviderEvent>, object: &RawObject<'_>) {
+        if let Some(reason) = object.text("stop_reason") {
+            events.push(ProviderEvent::Usage(self.usage.to_usage()));
+            events.push(ProviderEvent::Finish(parse_finish_reason(&reason)));
+        }
+    }
+
+    fn push_block(&mut self, events: &mut Vec<ProviderEvent>, event: &RawObject<'_>, field: &str) {
+        if let Some(block) = event.get(field) {
+            self.push_content(events, event.count("index"), block);
+        }
+    }
+
+    /// Adds a block or a delta of one.
+    fn push_content(
         &mut self,
         events: &mut Vec<ProviderEvent>,
-        index: u32,
-        block: AnthropicContentBlock,
+        index: Option<u64>,
+        block: &RawValue,
     ) {
-        match (events.last_mut(), block) {
-            (_, AnthropicContentBlock::Other) => {}
-            (
-                _,
-                AnthropicContentBlock::Text { text }
-                | AnthropicContentBlock::Thinking { thinking: text },
-            ) if text.is_empty() => {}
-            (Some(ProviderEvent::Text(so_far)), AnthropicContentBlock::Text { text }) => {
-                so_far.push_str(&text)
+        let content = RawObject::from_value(block);
+        let kind = content.text("type").unwrap_or_default();
+        match &*kind {
+            "text" | "text_delta" => {
+                push_text(events, content.text("text"));
+                push_citations(events, &content.list("citations"));
             }
-            (
-                Some(ProviderEvent::Reasoning(so_far)),
-                AnthropicContentBlock::Thinking { thinking },
-            ) => {
-                so_far.push_str(&thinking);
+            "thinking" => {
+                self.thinking.push(json!({"type": "thinking", "thinking": "", "signature": ""}));
+                self.push_thinking(&content);
+                push_reasoning(events, content.text("thinking"));
             }
-            (_, AnthropicContentBlock::Text { text }) => events.push(ProviderEvent::Text(text)),
-            (_, AnthropicContentBlock::Thinking { thinking }) => {
-                events.push(ProviderEvent::Reasoning(thinking))
+            "thinking_delta" => {
+                self.push_thinking(&content);
+                push_reasoning(events, content.text("thinking"));
             }
-            (_, AnthropicContentBlock::ToolUse { id, name, input }) => {
-                self.calls.push(index);
-                events.push(ProviderEvent::ToolCall { index, id, name });
-                // In a stream this is an empty object, and the arguments follow as deltas.
-                if input.as_object().is_some_and(|input| !input.is_empty()) {
-                    events.push(ProviderEvent::ToolInput { index, delta: input.to_string() });
+            // The proof that the thinking is the API's own.
+            "signature_delta" => self.push_thinking(&content),
+            // Thinking that the API encrypts.
+            "redacted_thinking" => self.thinking.push(content.to_value()),
+            "citations_delta" => push_citations(events, &content.list("citation")),
+            "tool_use" => self.begin_call(events, index, &content),
+            "input_json_delta" => {
+                if let (Some(call), Some(delta)) =
+                    (self.find_call(index), content.text("partial_json"))
+                {
+                    events.push(ProviderEvent::ToolInput { index: call, delta });
                 }
             }
-            (_, AnthropicContentBlock::InputJsonDelta { partial_json: delta }) => {
-                // Tools that the API runs itself have argument deltas, too; their blocks are
-                // ignored.
-                if !delta.is_empty() && self.calls.contains(&index) {
-                    events.push(ProviderEvent::ToolInput { index, delta });
-                }
+            // A block of an unknown kind is shown if it has text.
+            _ => match content.text("text") {
+                Some(text) => push_text(events, Some(text)),
+                None if kind.is_empty() => {}
+                None => events.push(ProviderEvent::Unsupported(kind)),
+            },
+        }
+    }
+
+    /// Appends text and signature to the open block of thinking.
+    fn push_thinking(&mut self, content: &RawObject<'_>) {
+        let Some(block) = self.thinking.last_mut() else { return };
+        for field in ["thinking", "signature"] {
+            if let (Some(Value::String(so_far)), Some(text)) =
+                (block.get_mut(field), content.text(field))
+            {
+                so_far.push_str(&text);
             }
         }
     }
-}
 
-/// Parses an event. Some gateways send errors without a `type`.
-fn parse_stream_event(
-    data: &[u8],
-    key: Option<&str>,
-) -> Result<AnthropicStreamEvent, ProviderError> {
-    serde_json::from_slice(data).map_err(|_| {
-        let object: Value = serde_json::from_slice(data).unwrap_or_default();
-        match object.get("error") {
-            Some(error) => errors::object_error(error, key),
-            None => unreadable_error(),
+    fn begin_call(
+        &mut self,
+        events: &mut Vec<ProviderEvent>,
+        index: Option<u64>,
+        block: &RawObject<'_>,
+    ) {
+        let Some(name) = block.text("name") else {
+            events.push(ProviderEvent::Unsupported("tool_use".to_owned()));
+            return;
+        };
+        self.calls.push(index);
+        self.is_in_call = true;
+        let call = to_event_index(self.calls.len() - 1);
+        let thinking = mem::take(&mut self.thinking);
+        let opaque_data = (!thinking.is_empty()).then(|| json!({ THINKING: thinking }));
+        events.push(ProviderEvent::ToolCall {
+            index: call,
+            provider_id: block.text("id"),
+            name,
+            opaque_data,
+        });
+        // In a stream this is an empty object, and the arguments follow as deltas.
+        let input = block.get("input").filter(|input| lenient_json::is_filled(input));
+        if let Some(input) = input.filter(|input| input.get().starts_with('{')) {
+            events.push(ProviderEvent::ToolInput { index: call, delta: input.get().to_owned() });
         }
-    })
+    }
+
+    /// The number of the call that a delta belongs to. Tools that the API runs itself have argument
+    /// deltas, too; their blocks are not calls.
+    fn find_call(&self, index: Option<u64>) -> Option<u32> {
+        let place = match index {
+            Some(_) => self.calls.iter().rposition(|call| *call == index)?,
+            None => self.calls.len().checked_sub(1).filter(|_| self.is_in_call)?,
+        };
+        Some(to_event_index(place))
+    }
 }
 
+fn push_citations(events: &mut Vec<ProviderEvent>, citations: &[&RawValue]) {
+    for citation in citations {
+        let citation = RawObject::from_value(citation);
+        let Some(url) = citation.text("url").filter(|url| url.starts_with("http")) else {
+            continue;
+        };
+        events.push(ProviderEvent::Source { url, title: citation.text("title") });
+    }
+}
+
+/// Reasons without a meaning here are [`FinishReason::Other`], which is not a success.
 fn parse_finish_reason(word: &str) -> FinishReason {
     match word {
-        "end_turn" | "stop_sequence" => FinishReason::Stop,
-        "max_tokens" | "model_context_window_exceeded" => FinishReason::Length,
-        "refusal" => FinishReason::ContentFilter,
-        "tool_use" => FinishReason::ToolCalls,
+        "end_turn" | "stop_sequence" | "stop" => FinishReason::Stop,
+        "max_tokens" | "model_context_window_exceeded" | "length" => FinishReason::Length,
+        "refusal" | "content_filter" => FinishReason::ContentFilter,
+        "tool_use" | "tool_calls" => FinishReason::ToolCalls,
+        "error" => FinishReason::Error,
         _ => FinishReason::Other,
     }
 }
 
-fn unreadable_error() -> ProviderError {
-    ProviderError::new(
-        ProviderErrorKind::BadResponse,
-        "the provider's response could not be parsed",
-    )
+fn to_event_index(place: usize) -> u32 {
+    u32::try_from(place).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::lenient_json::odd_variants;
+
+    #[test]
+    fn odd_field_never_ends_the_reply() {
+        let events = [
+            r#"{"type":"message_start","message":{"id":"m","role":"assistant","content":[],"usage":{"input_tokens":7,"cache_read_input_tokens":1,"output_tokens":1}}}"#,
+            r#"{"type":"content_block_start","index":0,"content_block":{"type":"thinking","thinking":""}}"#,
+            r#"{"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"hm"}}"#,
+            r#"{"type":"content_block_stop","index":0}"#,
+            r#"{"type":"content_block_start","index":1,"content_block":{"type":"text","text":"","citations":null}}"#,
+            r#"{"type":"content_block_delta","index":1,"delta":{"type":"text_delta","text":"one "}}"#,
+            r#"{"type":"content_block_delta","index":1,"delta":{"type":"citations_delta","citation":{"type":"web_search_result_location","url":"https://e.com","title":"E"}}}"#,
+            r#"{"type":"content_block_delta","index":1,"delta":{"type":"text_delta","text":"two"}}"#,
+            r#"{"type":"content_block_start","index":2,"content_block":{"type":"tool_use","id":"a","name":"look","input":{}}}"#,
+            r#"{"type":"content_block_delta","index":2,"delta":{"type":"input_json_delta","partial_json":"{}"}}"#,
+            r#"{"type":"message_delta","delta":{"stop_reason":"tool_use","stop_sequence":null},"usage":{"output_tokens":9,"output_tokens_details":{"thinking_tokens":3}}}"#,
+        ];
+        for (place, event) in events.iter().enumerate() {
+            for odd in odd_variants(event) {
+                let mut parser = AnthropicStreamParser::default();
+                let mut text = String::new();
+                for (other, data) in events.iter().enumerate() {
+                    let data = if other == place { odd.as_str() } else { data };
+                    let mut parsed = Vec::new();
+                    let outcome = parser.parse_event(b"", data.as_bytes(), None, &mut parsed);
+                    assert_eq!(outcome, Ok(false), "{data}");
+                    text.extend(parsed.iter().filter_map(|event| match event {
+                        ProviderEvent::Text(text) => Some(text.as_str()),
+                        _ => None,
+                    }));
+                }
+                assert!(place == 5 || text.contains("one "), "{odd}: {text}");
+                assert!(place == 7 || text.ends_with("two"), "{odd}: {text}");
+            }
+        }
+    }
 }

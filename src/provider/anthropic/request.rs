@@ -4,16 +4,20 @@
 //! required, the first message must be a user's, text must not be empty, and the request marks the
 //! positions up to which the prompt is cached.
 
+use super::PROVIDER_NAME;
+use super::reply::THINKING;
 use super::tools::{self, AnthropicTool, AnthropicToolChoice};
 use crate::domain::Role;
 use crate::domain::extra_params::ExtraParams;
 use crate::domain::image::MessageImage;
 use crate::domain::model;
-use crate::provider::{Prompt, PromptMessage};
+use crate::domain::tool::ToolCall;
+use crate::provider::{Prompt, PromptMessage, call_origin, original_call_ids};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 /// First message of a conversation whose window begins with a reply.
 const EARLIER_PLACEHOLDER: &str = "(The conversation began before this.)";
@@ -104,13 +108,20 @@ enum AnthropicContentParam<'a> {
     Image {
         source: AnthropicImageSource<'a>,
     },
+    Thinking {
+        thinking: &'a str,
+        signature: &'a str,
+    },
+    RedactedThinking {
+        data: &'a str,
+    },
     ToolUse {
-        id: &'a str,
+        id: Cow<'a, str>,
         name: &'a str,
         input: Box<RawValue>,
     },
     ToolResult {
-        tool_use_id: &'a str,
+        tool_use_id: Cow<'a, str>,
         content: &'a str,
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         is_error: bool,
@@ -144,7 +155,7 @@ pub(super) fn encode_request(prompt: &Prompt) -> Vec<u8> {
     let (system, conversation) = prompt.messages.split_at(system);
     let effort =
         parse_effort(&prompt.extra_params).filter(|_| model::thinks_adaptively(&prompt.model));
-    let thinking = effort.filter(|_| can_think(conversation));
+    let thinking = effort.filter(|_| can_think(conversation, prompt));
     let has_sampling = thinking.is_none();
     let request = AnthropicRequest {
         model: &prompt.model,
@@ -153,7 +164,9 @@ pub(super) fn encode_request(prompt: &Prompt) -> Vec<u8> {
             .or_else(|| model::max_output_tokens(&prompt.model))
             .unwrap_or(DEFAULT_MAX_OUTPUT_TOKENS),
         system: build_system_blocks(system),
-        messages: build_messages(conversation),
+        messages: build_messages(conversation, &original_call_ids(prompt, PROVIDER_NAME), |call| {
+            thinking.map(|_| thinking_blocks(call, prompt)).unwrap_or_default()
+        }),
         stream: true,
         // The range is 0 to 1 here. Newer models accept either `temperature` or `top_p`, not both,
         // and neither of them while thinking.
@@ -193,9 +206,36 @@ fn parse_effort(extra_params: &ExtraParams) -> Option<&'static str> {
 }
 
 /// Whether thinking may be requested. A model that continues after tool results expects its own
-/// signed reasoning back. That is not stored, so the model continues without thinking.
-fn can_think(conversation: &[PromptMessage]) -> bool {
-    conversation.last().is_none_or(|last| last.results.is_empty())
+/// signed thinking back. Where another model made the calls there is none, and this model continues
+/// without thinking.
+fn can_think(conversation: &[PromptMessage], prompt: &Prompt) -> bool {
+    let is_exchange =
+        |message: &&PromptMessage| !message.results.is_empty() || !message.calls.is_empty();
+    let has_thinking = |message: &PromptMessage| {
+        message.calls.iter().any(|call| !thinking_blocks(call, prompt).is_empty())
+    };
+    let is_last_result = conversation.last().is_some_and(|last| !last.results.is_empty());
+    let exchange = conversation.iter().rev().take_while(is_exchange);
+    let callers: Vec<_> = exchange.filter(|message| !message.calls.is_empty()).collect();
+    !is_last_result || (!callers.is_empty() && callers.into_iter().all(has_thinking))
+}
+
+/// The blocks of thinking before a call, if the model of this prompt wrote them.
+fn thinking_blocks<'a>(call: &'a ToolCall, prompt: &Prompt) -> Vec<AnthropicContentParam<'a>> {
+    let origin = call_origin(call, prompt, PROVIDER_NAME);
+    let data = origin.and_then(|origin| origin.opaque_data.as_ref());
+    let blocks = data.and_then(|data| data.get(THINKING)?.as_array()).into_iter().flatten();
+    let block = |block: &'a Value| {
+        let field = |name: &str| block.get(name).and_then(Value::as_str);
+        Some(match field("data") {
+            Some(data) => AnthropicContentParam::RedactedThinking { data },
+            None => AnthropicContentParam::Thinking {
+                thinking: field("thinking")?,
+                signature: field("signature")?,
+            },
+        })
+    };
+    blocks.filter_map(block).collect()
 }
 
 /// `response_format` of Chat Completions if it is a schema; other formats have no equivalent.
@@ -233,11 +273,15 @@ fn build_system_blocks(messages: &[PromptMessage]) -> Vec<AnthropicBlockParam<'_
 
 /// Merges consecutive messages of the same role. A cache mark is set on the message before the new
 /// one: the next prompt begins with everything up to there.
-fn build_messages(conversation: &[PromptMessage]) -> Vec<AnthropicMessageParam<'_>> {
+fn build_messages<'a>(
+    conversation: &'a [PromptMessage],
+    original_ids: &HashMap<&'a str, &'a str>,
+    thinking_of: impl Fn(&'a ToolCall) -> Vec<AnthropicContentParam<'a>>,
+) -> Vec<AnthropicMessageParam<'a>> {
     let last_repeated = conversation.len().checked_sub(2);
     let mut messages: Vec<AnthropicMessageParam<'_>> = Vec::new();
     for (index, message) in conversation.iter().enumerate() {
-        let (role, mut content) = build_blocks(message);
+        let (role, mut content) = build_blocks(message, original_ids, &thinking_of);
         if let Some(last) = content.last_mut().filter(|_| Some(index) == last_repeated) {
             last.cache_control = Some(CacheControl::Ephemeral);
         }
@@ -259,7 +303,21 @@ fn build_messages(conversation: &[PromptMessage]) -> Vec<AnthropicMessageParam<'
     messages
 }
 
-fn build_blocks(message: &PromptMessage) -> (AnthropicRole, Vec<AnthropicBlockParam<'_>>) {
+/// The id of a call as the API accepts it: letters, digits, `_` and `-`.
+fn wire_id<'a>(id: &'a str, original_ids: &HashMap<&'a str, &'a str>) -> Cow<'a, str> {
+    let id = original_ids.get(id).copied().unwrap_or(id);
+    let is_accepted = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if id.chars().all(is_accepted) {
+        return Cow::from(id);
+    }
+    id.chars().map(|c| if is_accepted(c) { c } else { '_' }).collect::<String>().into()
+}
+
+fn build_blocks<'a>(
+    message: &'a PromptMessage,
+    original_ids: &HashMap<&'a str, &'a str>,
+    thinking_of: impl Fn(&'a ToolCall) -> Vec<AnthropicContentParam<'a>>,
+) -> (AnthropicRole, Vec<AnthropicBlockParam<'a>>) {
     let text = &*message.content;
     let (role, text) = match message.role {
         // The API rejects a final assistant message that ends in white space.
@@ -273,18 +331,20 @@ fn build_blocks(message: &PromptMessage) -> (AnthropicRole, Vec<AnthropicBlockPa
     let text = has_text.then(|| AnthropicBlockParam::from_text(text));
     let images = message.images.iter().filter_map(build_image_block);
     let calls = message.calls.iter().map(|call| AnthropicContentParam::ToolUse {
-        id: &call.id,
+        id: wire_id(&call.id, original_ids),
         name: &call.name,
         input: tools::normalize_input(&call.input),
     });
     let results = message.results.iter().map(|result| AnthropicContentParam::ToolResult {
-        tool_use_id: &result.call_id,
+        tool_use_id: wire_id(&result.call_id, original_ids),
         content: &result.output,
         is_error: result.is_error,
     });
-    let tools =
-        calls.chain(results).map(|content| AnthropicBlockParam { content, cache_control: None });
-    (role, text.into_iter().chain(images).chain(tools).collect())
+    let to_block = |content| AnthropicBlockParam { content, cache_control: None };
+    // Thinking comes first in a message.
+    let thinking = message.calls.iter().flat_map(thinking_of).map(to_block);
+    let tools = calls.chain(results).map(to_block);
+    (role, thinking.chain(text).chain(images).chain(tools).collect())
 }
 
 /// `None` for image types that the API rejects, because one such image fails the whole request.

@@ -2,7 +2,7 @@
 //! operator.
 
 use super::{errors, parse_retry_after, read_body, sanitize_message};
-use crate::provider::{ProviderError, ProviderErrorKind, RawResponse};
+use crate::provider::{ProviderError, RawResponse};
 use futures::stream::{self, StreamExt};
 use reqwest::RequestBuilder;
 use reqwest::header::CONTENT_TYPE;
@@ -32,18 +32,33 @@ pub(in crate::provider) async fn forward_request(
             body: stream::iter([Ok(body)]).boxed(),
         });
     }
-    let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let content_type = media_type.unwrap_or(JSON_MEDIA_TYPE).to_owned();
-    // An HTML page, for example of a proxy, must not reach the client as a reply.
-    if !content_type.starts_with(JSON_MEDIA_TYPE) && !content_type.starts_with("text/event-stream")
-    {
-        let message = "the provider's response could not be parsed";
-        return Err(ProviderError::new(ProviderErrorKind::BadResponse, message));
-    }
-    let body = response
+    let mut body = response
         .bytes_stream()
         .map(|chunk| chunk.map_err(|error| errors::connection_error(&error)));
-    Ok(RawResponse { status: status.as_u16(), content_type, retry_after: None, body: body.boxed() })
+    let mut head = Vec::new();
+    while head.trim_ascii().is_empty()
+        && let Some(chunk) = body.next().await
+    {
+        head.extend_from_slice(&chunk?);
+    }
+    // An HTML page, for example of a proxy, must not reach the client as a reply.
+    let content_type = detect_media_type(&head).ok_or_else(errors::unreadable_error)?.to_owned();
+    let body = stream::iter([Ok(head.into())]).chain(body).boxed();
+    Ok(RawResponse { status: status.as_u16(), content_type, retry_after: None, body })
+}
+
+/// The media type of a body by its first bytes, because the header is not reliable: gateways name
+/// streams JSON or plain text.
+fn detect_media_type(head: &[u8]) -> Option<&'static str> {
+    let head = head.strip_prefix("\u{feff}".as_bytes()).unwrap_or(head).trim_ascii_start();
+    let is_field = |name: &&str| head.starts_with(name.as_bytes());
+    match head.first()? {
+        b'{' | b'[' => Some(JSON_MEDIA_TYPE),
+        _ if ["data:", "event:", "id:", "retry:", ":"].iter().any(is_field) => {
+            Some("text/event-stream")
+        }
+        _ => None,
+    }
 }
 
 /// Rebuilds an error in OpenAI's format from any format, field by field, so that no secret passes.

@@ -18,6 +18,8 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Url};
 use std::time::Duration;
 
+/// Keys shorter than this are not secrets but placeholders.
+const MIN_SECRET_BYTES: usize = 8;
 /// Upper bound of a body that is not streamed.
 const MAX_BODY_BYTES: usize = 4 << 20;
 
@@ -81,16 +83,17 @@ pub(super) fn parse_retry_after(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
+fn too_large_error() -> ProviderError {
+    ProviderError::new(ProviderErrorKind::BadResponse, "the provider's response is too large")
+}
+
 pub(super) async fn read_body(response: reqwest::Response) -> Result<Vec<u8>, ProviderError> {
     let mut body = Vec::new();
     let mut chunks = response.bytes_stream();
     while let Some(chunk) = chunks.next().await {
         body.extend_from_slice(&chunk.map_err(|error| errors::connection_error(&error))?);
         if body.len() > MAX_BODY_BYTES {
-            return Err(ProviderError::new(
-                ProviderErrorKind::BadResponse,
-                "the provider's response is too large",
-            ));
+            return Err(too_large_error());
         }
     }
     Ok(body)
@@ -99,8 +102,9 @@ pub(super) async fn read_body(response: reqwest::Response) -> Result<Vec<u8>, Pr
 /// At most 300 characters of an endpoint's error message, without control characters and secrets.
 fn sanitize_message(text: &str, key: Option<&str>) -> String {
     let mut text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    // Endpoints quote keys and internal URLs in their errors.
-    if let Some(key) = key.filter(|key| !key.is_empty()) {
+    // Endpoints quote keys and internal URLs in their errors. A short key, such as `x` for a server
+    // that needs none, is part of ordinary words.
+    if let Some(key) = key.filter(|key| key.len() >= MIN_SECRET_BYTES) {
         text = text.replace(key, "[key]");
     }
     let is_secret = |word: &str| word.starts_with("sk-") || word.contains("://");

@@ -6,15 +6,12 @@
 
 use super::sse::SseDecoder;
 use super::surrogates::SurrogateJoiner;
-use super::{errors, parse_retry_after, read_body};
+use super::{MAX_BODY_BYTES, errors, parse_retry_after, read_body, too_large_error};
 use crate::provider::{ProviderError, ProviderErrorKind, ProviderEvent, ProviderEvents};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use reqwest::RequestBuilder;
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
-
-/// Bytes kept from the beginning of a body, in case it turns out not to be a stream.
-const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// Parser of a vendor's reply. Errors must not contain `key`.
 pub(in crate::provider) trait StreamParser: Send + 'static {
@@ -26,6 +23,10 @@ pub(in crate::provider) trait StreamParser: Send + 'static {
         key: Option<&str>,
         events: &mut Vec<ProviderEvent>,
     ) -> Result<bool, ProviderError>;
+
+    /// Adds the events of text that the parser has held back. Called where a stream ends or breaks
+    /// off.
+    fn parse_end(&mut self, _: &mut Vec<ProviderEvent>) {}
 
     /// Parses a body that is one JSON object: a whole reply, or an error.
     fn parse_body(
@@ -39,7 +40,7 @@ pub(in crate::provider) trait StreamParser: Send + 'static {
 /// endpoint has accepted the request; dropping it closes the connection.
 pub(in crate::provider) async fn open_reply_stream(
     request: RequestBuilder,
-    mut parser: impl StreamParser,
+    parser: impl StreamParser,
     key: Option<String>,
 ) -> Result<ProviderEvents, ProviderError> {
     let request =
@@ -50,12 +51,6 @@ pub(in crate::provider) async fn open_reply_stream(
         let retry_after = parse_retry_after(response.headers());
         let body = read_body(response).await?;
         return Err(errors::status_error(status.as_u16(), retry_after, &body, key.as_deref()));
-    }
-    let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    // Some servers ignore `stream: true`, and some report errors as JSON with status 200.
-    if media_type.is_some_and(|media_type| media_type.starts_with("application/json")) {
-        let body = read_body(response).await?;
-        return Ok(stream::iter([parser.parse_body(&body, key.as_deref())]).boxed());
     }
     let bytes = response
         .bytes_stream()
@@ -80,7 +75,7 @@ struct ReplyReader<P> {
     surrogates: SurrogateJoiner,
     parser: P,
     key: Option<String>,
-    /// Beginning of the body, until the first event is decoded.
+    /// The body until the first event is decoded, in case it turns out to be JSON.
     head: Vec<u8>,
     has_events: bool,
     is_done: bool,
@@ -93,7 +88,7 @@ impl<P: StreamParser> ReplyReader<P> {
         }
         let batch = match self.bytes.next().await {
             Some(Ok(bytes)) => self.parse_bytes(&bytes),
-            Some(Err(error)) => Err(error),
+            Some(Err(error)) => self.fail_after_rest(error),
             None => {
                 self.is_done = true;
                 self.parse_remainder()?
@@ -122,17 +117,17 @@ impl<P: StreamParser> ReplyReader<P> {
             }
         });
         if !self.has_events {
-            let room = MAX_HEAD_BYTES.saturating_sub(self.head.len());
-            self.head.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            self.head.extend_from_slice(bytes);
+            if self.head.len() > MAX_BODY_BYTES {
+                return Err(too_large_error());
+            }
         }
         // After the last event the connection may stay open or break; neither matters.
         self.is_done |= is_done;
         match failure {
-            Some(error) if events.is_empty() => Err(error),
-            // Events before the error in the same chunk are passed on first, the error next.
             Some(error) => {
-                self.bytes = stream::iter([Err(error)]).boxed();
-                Ok(events)
+                self.parser.parse_end(&mut events);
+                self.fail_after(events, error)
             }
             None if is_within_limit => Ok(events),
             None => Err(ProviderError::new(
@@ -142,10 +137,37 @@ impl<P: StreamParser> ReplyReader<P> {
         }
     }
 
-    /// Parses the body as JSON if it had no events: some servers send errors as bare JSON, whatever
-    /// the content type says.
+    /// Events before an error are passed on first, the error next.
+    fn fail_after(
+        &mut self,
+        events: Vec<ProviderEvent>,
+        error: ProviderError,
+    ) -> Result<Vec<ProviderEvent>, ProviderError> {
+        if events.is_empty() {
+            return Err(error);
+        }
+        self.bytes = stream::iter([Err(error)]).boxed();
+        Ok(events)
+    }
+
+    fn fail_after_rest(
+        &mut self,
+        error: ProviderError,
+    ) -> Result<Vec<ProviderEvent>, ProviderError> {
+        let mut events = Vec::new();
+        self.parser.parse_end(&mut events);
+        self.fail_after(events, error)
+    }
+
+    /// Parses the body as JSON if it had no events: some servers ignore `stream: true`, and some
+    /// send errors as bare JSON. The content type is not reliable, in either direction.
     fn parse_remainder(&mut self) -> Option<Result<Vec<ProviderEvent>, ProviderError>> {
-        if self.has_events || self.head.is_empty() {
+        if self.has_events {
+            let mut rest = Vec::new();
+            self.parser.parse_end(&mut rest);
+            return (!rest.is_empty()).then_some(Ok(rest));
+        }
+        if self.head.is_empty() {
             return None;
         }
         Some(self.parser.parse_body(&self.head, self.key.as_deref()))

@@ -8,7 +8,7 @@
 use memchr::memchr2;
 
 /// Upper bound of one event.
-const MAX_EVENT_BYTES: usize = 16 << 20;
+const MAX_EVENT_BYTES: usize = 4 << 20;
 
 /// Decodes events from chunks of bytes.
 #[derive(Debug, Default)]

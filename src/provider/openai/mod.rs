@@ -6,8 +6,10 @@
 //! status 200 for a normal end, rejects unknown values, has no timeouts, and buffers without bound.
 //! Protocol: <https://platform.openai.com/docs/api-reference/chat-streaming>.
 
+mod call_parser;
 mod reply;
 mod request;
+mod thoughts;
 
 use super::http::{self, errors};
 use super::{
@@ -24,6 +26,7 @@ use reqwest::RequestBuilder;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use serde::Deserialize;
 
+const PROVIDER_NAME: &str = "openai";
 /// Base URL of OpenAI's own API.
 pub const OFFICIAL_BASE_URL: &str = "https://api.openai.com/v1";
 const OFFICIAL_HOST: &str = "api.openai.com";
@@ -86,7 +89,7 @@ impl OpenAiProvider {
 #[async_trait]
 impl Provider for OpenAiProvider {
     fn name(&self) -> &'static str {
-        "openai"
+        PROVIDER_NAME
     }
 
     async fn list_models(&self) -> Result<Vec<ModelInfo>, ProviderError> {

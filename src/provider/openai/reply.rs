@@ -1,97 +1,48 @@
 //! Parses replies of Chat Completions in all variants that servers are known to send.
 //!
-//! Accepted variants: fields that are missing, null or of another type; an empty `finish_reason`
-//! until the last chunk; unknown reasons; a last chunk with usage and without choices; an `error`
-//! in a chunk or as a named event; a whole reply in place of a stream.
+//! Nothing that a server sends is dropped in silence: text is kept in whatever shape it comes, and
+//! content that cannot be read is reported as [`ProviderEvent::Unsupported`]. A field of an
+//! unexpected type counts as absent and never ends the reply.
 
+use super::call_parser::{CallDelta, CallParser, REASONING_CONTENT};
+use super::thoughts::ThoughtSplitter;
 use crate::domain::Usage;
 use crate::domain::message::FinishReason;
 use crate::provider::http::{StreamParser, errors};
-use crate::provider::{ProviderError, ProviderErrorKind, ProviderEvent};
-use serde::Deserialize;
-use serde::de::{self, Deserializer, Visitor};
-use serde_json::Value;
+use crate::provider::lenient_json::{self, RawObject};
+use crate::provider::{ProviderError, ProviderEvent, push_reasoning};
 use serde_json::value::RawValue;
-use std::fmt;
-use uuid::Uuid;
-
-#[derive(Deserialize)]
-struct OpenAiChunk<'a> {
-    #[serde(default)]
-    choices: Option<Vec<OpenAiChoice>>,
-    #[serde(default, borrow)]
-    usage: Option<&'a RawValue>,
-    #[serde(default)]
-    error: Option<Value>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct OpenAiChoice {
-    delta: Option<OpenAiDelta>,
-    /// Set in a reply that is not streamed.
-    message: Option<OpenAiDelta>,
-    finish_reason: LenientString,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct OpenAiDelta {
-    content: LenientString,
-    /// Text that explains why the model declines to answer; sent instead of `content`.
-    refusal: LenientString,
-    reasoning_content: LenientString,
-    reasoning: LenientString,
-    tool_calls: Option<Vec<OpenAiCallDelta>>,
-}
-
-/// Start of a function call, or a delta of its arguments.
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct OpenAiCallDelta {
-    index: Option<u32>,
-    id: LenientString,
-    function: Option<OpenAiFunctionDelta>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct OpenAiFunctionDelta {
-    name: LenientString,
-    /// A string in the protocol; some servers send the object itself.
-    arguments: Option<Box<RawValue>>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct OpenAiUsage {
-    prompt_tokens: Option<f64>,
-    completion_tokens: Option<f64>,
-    prompt_tokens_details: Option<OpenAiPromptDetails>,
-    /// DeepSeek's field: <https://api-docs.deepseek.com/guides/kv_cache>.
-    prompt_cache_hit_tokens: Option<f64>,
-    completion_tokens_details: Option<OpenAiCompletionDetails>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct OpenAiPromptDetails {
-    cached_tokens: Option<f64>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct OpenAiCompletionDetails {
-    reasoning_tokens: Option<f64>,
-}
 
 /// Data of the event that ends a stream.
 const DONE_MARKER: &[u8] = b"[DONE]";
 
-/// Parser state: the index that the server gave each call, if any, and the call's id.
+/// Fields of a delta that are read, or that hold no content.
+const KNOWN_DELTA_FIELDS: &[&str] = &[
+    "annotations",
+    "citations",
+    "content",
+    "function_call",
+    "id",
+    "model",
+    "name",
+    "obfuscation",
+    "provider_specific_fields",
+    "reasoning",
+    "reasoning_content",
+    "reasoning_details",
+    "refusal",
+    "role",
+    "thinking",
+    "tool_calls",
+    "type",
+];
+
+/// Parser state.
 #[derive(Default)]
 pub(super) struct OpenAiStreamParser {
-    calls: Vec<(Option<u32>, String)>,
+    calls: CallParser,
+    thoughts: ThoughtSplitter,
+    has_finished: bool,
 }
 
 impl StreamParser for OpenAiStreamParser {
@@ -102,10 +53,20 @@ impl StreamParser for OpenAiStreamParser {
         key: Option<&str>,
         events: &mut Vec<ProviderEvent>,
     ) -> Result<bool, ProviderError> {
+        let data = data.trim_ascii();
         if data == DONE_MARKER {
+            self.thoughts.flush(events);
+            self.finish_calls(events);
             return Ok(true);
         }
-        self.parse_chunk_event(name, data, key, events).map(|()| false)
+        if let Some(value) = errors::parse_event_value(name, data, key)? {
+            self.apply_value(value, name, key, events)?;
+        }
+        Ok(false)
+    }
+
+    fn parse_end(&mut self, events: &mut Vec<ProviderEvent>) {
+        self.thoughts.flush(events);
     }
 
     fn parse_body(
@@ -113,97 +74,120 @@ impl StreamParser for OpenAiStreamParser {
         body: &[u8],
         key: Option<&str>,
     ) -> Result<Vec<ProviderEvent>, ProviderError> {
-        let chunk: OpenAiChunk<'_> =
-            serde_json::from_slice(body).map_err(|_| unreadable_error())?;
-        if let Some(error) = chunk.error {
-            return Err(errors::object_error(&error, key));
-        }
-        if chunk.choices.is_none() {
-            return Err(unreadable_error());
-        }
+        let value: &RawValue =
+            serde_json::from_slice(body).map_err(|_| errors::unreadable_error())?;
         let mut events = Vec::new();
-        self.apply_chunk(chunk, &mut events);
+        self.apply_value(value, b"", key, &mut events)?;
+        let has_choices = lenient_json::parse_list(value)
+            .into_iter()
+            .any(|chunk| !RawObject::from_value(chunk).list("choices").is_empty());
+        if !has_choices {
+            return Err(errors::body_error(value, key));
+        }
+        self.parse_end(&mut events);
         Ok(events)
     }
 }
 
 impl OpenAiStreamParser {
-    fn parse_chunk_event(
+    /// Applies a chunk, or a list of chunks: Gemini wraps errors in a list.
+    fn apply_value(
         &mut self,
+        value: &RawValue,
         name: &[u8],
-        data: &[u8],
         key: Option<&str>,
         events: &mut Vec<ProviderEvent>,
     ) -> Result<(), ProviderError> {
-        let chunk: OpenAiChunk<'_> =
-            serde_json::from_slice(data).map_err(|_| unreadable_error())?;
-        if let Some(error) = chunk.error {
-            return Err(errors::object_error(&error, key));
+        for chunk in lenient_json::parse_list(value) {
+            let chunk = RawObject::from_value(chunk);
+            if let Some(error) = errors::event_error(&chunk, name, key) {
+                return Err(error);
+            }
+            self.apply_chunk(&chunk, events);
         }
-        if name == b"error" {
-            let error = serde_json::from_slice(data).unwrap_or_default();
-            return Err(errors::object_error(&error, key));
-        }
-        self.apply_chunk(chunk, events);
         Ok(())
     }
 
-    fn apply_chunk(&mut self, chunk: OpenAiChunk<'_>, events: &mut Vec<ProviderEvent>) {
-        // `n` is never sent, so there is at most one choice.
-        if let Some(choice) = chunk.choices.and_then(|choices| choices.into_iter().next()) {
-            if let Some(delta) = choice.delta.or(choice.message) {
-                push_reasoning(events, delta.reasoning_content.0.or(delta.reasoning.0));
-                push_text(events, delta.content.0);
-                push_text(events, delta.refusal.0);
-                for call in delta.tool_calls.unwrap_or_default() {
-                    self.push_call_delta(events, call);
-                }
+    fn apply_chunk(&mut self, chunk: &RawObject<'_>, events: &mut Vec<ProviderEvent>) {
+        for choice in chunk.list("choices") {
+            let choice = RawObject::from_value(choice);
+            // `message` is sent in a reply that is not streamed, `text` by servers that stream
+            // their older completions.
+            for delta in [choice.object("delta"), choice.object("message")] {
+                self.apply_delta(&delta, events);
             }
-            let reason = choice.finish_reason.0.filter(|reason| !reason.is_empty());
-            events.extend(
-                reason.map(|reason| ProviderEvent::Finish(self.map_finish_reason(&reason))),
-            );
+            self.push_answer(events, choice.text("text"));
+            push_usage(events, &choice);
+            if let Some(word) = choice.text("finish_reason") {
+                self.has_finished = true;
+                self.thoughts.flush(events);
+                events.push(ProviderEvent::Finish(self.map_finish_reason(&word)));
+            }
         }
-        let usage = chunk
-            .usage
-            .and_then(|usage| serde_json::from_str::<Option<OpenAiUsage>>(usage.get()).ok()?);
-        events.extend(usage.map(|usage| ProviderEvent::Usage(usage.into())));
+        push_usage(events, chunk);
+        // Perplexity lists its sources outside of the choices, again in each chunk.
+        push_sources(events, chunk);
     }
 
-    /// Adds a part of a function call. A call begins with its id and name. Some servers repeat both
-    /// in each part, some give calls no index or the same one, some give them no ids.
-    fn push_call_delta(&mut self, events: &mut Vec<ProviderEvent>, delta: OpenAiCallDelta) {
-        let OpenAiFunctionDelta { name, arguments } = delta.function.unwrap_or_default();
-        let id = delta.id.0.filter(|id| !id.is_empty());
-        let name = name.0.filter(|name| !name.is_empty());
-        // Parts with id and name are matched by id, because servers that repeat both may give all
-        // calls the same index. Other parts are matched by index or else by id, and without either
-        // they belong to the last call.
-        let known = self.calls.iter().rposition(|(number, known)| match (delta.index, &id) {
-            (_, Some(id)) if name.is_some() => known == id,
-            (Some(_), _) => *number == delta.index,
-            (None, Some(id)) => known == id,
-            (None, None) => name.is_none(),
-        });
-        let place = match (known, name) {
-            (Some(place), _) => place,
-            (None, None) => return,
-            (None, Some(name)) => {
-                let id = id.unwrap_or_else(|| format!("call_{}", Uuid::new_v4().simple()));
-                let index = u32::try_from(self.calls.len()).unwrap_or(u32::MAX);
-                self.calls.push((delta.index, id.clone()));
-                events.push(ProviderEvent::ToolCall { index, id, name });
-                self.calls.len() - 1
+    fn apply_delta(&mut self, delta: &RawObject<'_>, events: &mut Vec<ProviderEvent>) {
+        push_delta_reasoning(events, delta);
+        if let Some(text) = delta.text(REASONING_CONTENT) {
+            self.calls.push_reasoning(&text);
+        }
+        if let Some(content) = delta.get("content") {
+            self.push_content(events, content);
+        }
+        // Text that explains why the model declines to answer; sent instead of `content`.
+        self.push_answer(events, delta.text("refusal"));
+        push_sources(events, delta);
+        let calls: Vec<CallDelta> =
+            delta.list("tool_calls").into_iter().map(CallDelta::from_value).collect();
+        if !calls.is_empty() {
+            self.thoughts.flush(events);
+        }
+        self.calls.push_deltas(events, calls);
+        // The predecessor of `tool_calls`, with at most one call in a reply.
+        if let Some(call) = delta.get("function_call") {
+            self.calls.push_deltas(events, CallDelta::from_function(call).into_iter().collect());
+        }
+        let unknown = delta.filled_fields().filter(|field| !KNOWN_DELTA_FIELDS.contains(field));
+        events.extend(unknown.map(|field| ProviderEvent::Unsupported(field.to_owned())));
+    }
+
+    /// Pushes text, which may begin with thoughts.
+    fn push_answer(&mut self, events: &mut Vec<ProviderEvent>, text: Option<String>) {
+        if let Some(text) = text {
+            self.thoughts.push(events, text);
+        }
+    }
+
+    /// Pushes content: a string, or a list of parts as in the reply of Mistral's reasoning models.
+    fn push_content(&mut self, events: &mut Vec<ProviderEvent>, content: &RawValue) {
+        self.push_answer(events, lenient_json::parse_text(content));
+        for part in lenient_json::parse_list(content) {
+            if let Some(text) = lenient_json::parse_text(part) {
+                self.push_answer(events, Some(text));
+                continue;
             }
-        };
-        // Null means that this part has no arguments.
-        let arguments = arguments.filter(|arguments| arguments.get() != "null");
-        let Some(arguments) = arguments else { return };
-        let delta = serde_json::from_str(arguments.get());
-        let delta: String = delta.unwrap_or_else(|_| arguments.get().to_owned());
-        if !delta.is_empty() {
-            let index = u32::try_from(place).unwrap_or(u32::MAX);
-            events.push(ProviderEvent::ToolInput { index, delta });
+            let part = RawObject::from_value(part);
+            let kind = part.text("type").unwrap_or_default();
+            let is_reasoning = matches!(&*kind, "thinking" | "reasoning");
+            let fields = ["text", "thinking", "reasoning", "content", "summary", "refusal"];
+            let texts: Vec<String> = fields
+                .into_iter()
+                .filter_map(|field| part.get(field))
+                .flat_map(collect_texts)
+                .collect();
+            if texts.is_empty() && part.filled_fields().any(|field| field != "type") {
+                let kind = if kind.is_empty() { "content" } else { &kind };
+                events.push(ProviderEvent::Unsupported(kind.to_owned()));
+            }
+            for text in texts {
+                match is_reasoning {
+                    true => push_reasoning(events, Some(text)),
+                    false => self.push_answer(events, Some(text)),
+                }
+            }
         }
     }
 
@@ -216,51 +200,115 @@ impl OpenAiStreamParser {
             reason => reason,
         }
     }
-}
 
-/// Appends to the last event if it is text, too, so deltas that arrive together become one event.
-fn push_text(events: &mut Vec<ProviderEvent>, text: Option<String>) {
-    let Some(text) = text.filter(|text| !text.is_empty()) else { return };
-    match events.last_mut() {
-        Some(ProviderEvent::Text(so_far)) => so_far.push_str(&text),
-        _ => events.push(ProviderEvent::Text(text)),
+    /// Some servers end a reply with function calls without a reason. The calls are asked for if
+    /// the arguments of each are complete.
+    fn finish_calls(&self, events: &mut Vec<ProviderEvent>) {
+        if !self.has_finished && self.calls.are_complete() {
+            events.push(ProviderEvent::Finish(FinishReason::ToolCalls));
+        }
     }
 }
 
-fn push_reasoning(events: &mut Vec<ProviderEvent>, text: Option<String>) {
-    let Some(text) = text.filter(|text| !text.is_empty()) else { return };
-    match events.last_mut() {
-        Some(ProviderEvent::Reasoning(so_far)) => so_far.push_str(&text),
-        _ => events.push(ProviderEvent::Reasoning(text)),
+/// Pushes the reasoning of a delta. Servers send the same text in several fields, so one is read.
+fn push_delta_reasoning(events: &mut Vec<ProviderEvent>, delta: &RawObject<'_>) {
+    for field in [REASONING_CONTENT, "reasoning", "thinking"] {
+        let texts: Vec<String> = delta.get(field).map(collect_texts).unwrap_or_default();
+        if !texts.is_empty() {
+            texts.into_iter().for_each(|text| push_reasoning(events, Some(text)));
+            return;
+        }
+    }
+    for detail in delta.list("reasoning_details") {
+        let detail = RawObject::from_value(detail);
+        push_reasoning(events, detail.text("text").or_else(|| detail.text("summary")));
     }
 }
 
+/// The text of a string, or the texts of a list of strings and parts.
+fn collect_texts(value: &RawValue) -> Vec<String> {
+    if let Some(text) = lenient_json::parse_text(value) {
+        return vec![text];
+    }
+    let parts = lenient_json::parse_list(value).into_iter();
+    parts
+        .filter_map(|part| {
+            let object = RawObject::from_value(part);
+            lenient_json::parse_text(part)
+                .or_else(|| object.text("text"))
+                .or_else(|| object.text("content"))
+        })
+        .collect()
+}
+
+/// Pushes the sources that a reply cites: `annotations` of OpenAI and OpenRouter, `citations` and
+/// `search_results` of Perplexity and others.
+fn push_sources(events: &mut Vec<ProviderEvent>, object: &RawObject<'_>) {
+    for field in ["annotations", "citations", "search_results"] {
+        for source in object.list(field) {
+            let outer = RawObject::from_value(source);
+            let inner = outer.object("url_citation");
+            let url = lenient_json::parse_text(source)
+                .or_else(|| inner.text("url"))
+                .or_else(|| outer.text("url"));
+            let Some(url) = url.filter(|url| url.starts_with("http")) else { continue };
+            let title = inner.text("title").or_else(|| outer.text("title"));
+            events.push(ProviderEvent::Source { url, title });
+        }
+    }
+}
+
+fn push_usage(events: &mut Vec<ProviderEvent>, object: &RawObject<'_>) {
+    let usage = object.get("usage").and_then(parse_usage);
+    events.extend(usage.map(ProviderEvent::Usage));
+}
+
+/// Maps the finish reasons of many servers, in any case. Reasons without a meaning here are
+/// [`FinishReason::Other`], which is not a success.
 fn parse_finish_reason(word: &str) -> FinishReason {
-    match word {
-        "stop" | "end_turn" | "eos" => FinishReason::Stop,
-        "length" | "max_tokens" => FinishReason::Length,
-        "content_filter" => FinishReason::ContentFilter,
-        "tool_calls" | "function_call" => FinishReason::ToolCalls,
-        "error" => FinishReason::Error,
+    match &*word.to_ascii_lowercase() {
+        "stop" | "end_turn" | "eos" | "eos_token" | "stop_sequence" | "complete" | "completed"
+        | "done" => FinishReason::Stop,
+        "length" | "max_tokens" | "max_output_tokens" | "model_length" | "max_length" => {
+            FinishReason::Length
+        }
+        "content_filter"
+        | "content_filtered"
+        | "sensitive"
+        | "safety"
+        | "refusal"
+        | "recitation"
+        | "blocklist"
+        | "prohibited_content"
+        | "spii"
+        | "guardrail_intervened" => FinishReason::ContentFilter,
+        "tool_calls" | "tool_call" | "tool_use" | "function_call" => FinishReason::ToolCalls,
+        "error"
+        | "network_error"
+        | "insufficient_system_resource"
+        | "model_error"
+        | "malformed_function_call" => FinishReason::Error,
         _ => FinishReason::Other,
     }
 }
 
-impl From<OpenAiUsage> for Usage {
-    fn from(wire: OpenAiUsage) -> Self {
-        // Some servers send floats. Counts are never negative or fractional.
-        let count = |number: Option<f64>| number.map_or(0, |number| number.max(0.0).round() as u64);
-        let cached = wire.prompt_tokens_details.and_then(|details| details.cached_tokens);
-        Self {
-            prompt_tokens: count(wire.prompt_tokens),
-            cached_tokens: count(cached.or(wire.prompt_cache_hit_tokens)),
-            completion_tokens: count(wire.completion_tokens),
-            reasoning_tokens: count(
-                wire.completion_tokens_details.and_then(|details| details.reasoning_tokens),
-            ),
-            ..Self::default()
-        }
-    }
+/// Counts that are missing stay zero. `None` if there is no count at all.
+fn parse_usage(usage: &RawValue) -> Option<Usage> {
+    let usage = RawObject::from_value(usage);
+    let count = |name: &str| usage.count(name).unwrap_or_default();
+    let cached = usage.object("prompt_tokens_details").count("cached_tokens");
+    let parsed = Usage {
+        prompt_tokens: count("prompt_tokens"),
+        // DeepSeek's field: <https://api-docs.deepseek.com/guides/kv_cache>.
+        cached_tokens: cached.unwrap_or_else(|| count("prompt_cache_hit_tokens")),
+        completion_tokens: count("completion_tokens"),
+        reasoning_tokens: usage
+            .object("completion_tokens_details")
+            .count("reasoning_tokens")
+            .unwrap_or_default(),
+        ..Usage::default()
+    };
+    (parsed != Usage::default()).then_some(parsed)
 }
 
 /// Finds the usage in the last bytes of a response, streamed or not.
@@ -268,85 +316,24 @@ pub fn find_usage(end: &[u8]) -> Option<Usage> {
     const USAGE_KEY: &[u8] = b"\"usage\":";
     // Searched from the end: the last usage that is not null counts. Earlier chunks of a stream
     // have a null usage, and the bytes may begin in the middle of a chunk.
-    let positions = (0..end.len().saturating_sub(USAGE_KEY.len())).rev();
-    let mut matches = positions.filter(|position| end[*position..].starts_with(USAGE_KEY));
-    matches.find_map(|place| {
+    memchr::memmem::rfind_iter(end, USAGE_KEY).find_map(|place| {
         let mut values = serde_json::Deserializer::from_slice(&end[place + USAGE_KEY.len()..])
-            .into_iter::<Option<OpenAiUsage>>();
-        Some(values.next()?.ok()??.into())
+            .into_iter::<&RawValue>();
+        parse_usage(values.next()?.ok()?)
     })
-}
-
-fn unreadable_error() -> ProviderError {
-    ProviderError::new(
-        ProviderErrorKind::BadResponse,
-        "the provider's response could not be parsed",
-    )
-}
-
-/// A string; values of other types become `None`.
-#[derive(Default)]
-struct LenientString(Option<String>);
-
-impl<'de> Deserialize<'de> for LenientString {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(LenientStringVisitor).map(Self)
-    }
-}
-
-struct LenientStringVisitor;
-
-impl<'de> Visitor<'de> for LenientStringVisitor {
-    type Value = Option<String>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string or anything else")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Some(text.to_owned()))
-    }
-
-    fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-        while list.next_element::<de::IgnoredAny>()?.is_some() {}
-        Ok(None)
-    }
-
-    fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        while map.next_entry::<de::IgnoredAny, de::IgnoredAny>()?.is_some() {}
-        Ok(None)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::provider::ProviderErrorKind;
+    use crate::provider::lenient_json::odd_variants;
 
     fn parse_one(data: &str) -> Result<Vec<ProviderEvent>, ProviderError> {
         let mut events = Vec::new();
         OpenAiStreamParser::default()
-            .parse_chunk_event(b"", data.as_bytes(), Some("sk-secret"), &mut events)
-            .map(|()| events)
+            .parse_event(b"", data.as_bytes(), Some("sk-secret"), &mut events)
+            .map(|_| events)
     }
 
     #[test]
@@ -369,7 +356,7 @@ mod tests {
             ),
             (
                 r#"{"choices":[{"delta":{"content":["odd"],"reasoning":{"x":1}},"finish_reason":7}]}"#,
-                vec![],
+                vec![text("odd")],
             ),
             (
                 r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#,
@@ -460,10 +447,10 @@ mod tests {
         let mut events = Vec::new();
         for delta in deltas {
             let data = format!(r#"{{"choices":[{{"delta":{{"tool_calls":{delta}}}}}]}}"#);
-            parser.parse_chunk_event(b"", data.as_bytes(), None, &mut events).unwrap();
+            parser.parse_event(b"", data.as_bytes(), None, &mut events).unwrap();
         }
         let end = br#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#;
-        parser.parse_chunk_event(b"", end, None, &mut events).unwrap();
+        parser.parse_event(b"", end, None, &mut events).unwrap();
         events
     }
 
@@ -471,8 +458,9 @@ mod tests {
     fn tool_calls_of_all_servers_parse_alike() {
         let call = |index, id: &str| ProviderEvent::ToolCall {
             index,
-            id: id.to_owned(),
+            provider_id: Some(id.to_owned()),
             name: "look".to_owned(),
+            opaque_data: None,
         };
         let input =
             |index, delta: &str| ProviderEvent::ToolInput { index, delta: delta.to_owned() };
@@ -503,10 +491,208 @@ mod tests {
             r#"[{"id":"b","function":{"name":"look","arguments":"{}"}}]"#,
         ]);
         assert_eq!(without_numbers, expected);
-        let nameless =
-            parse_call_deltas(&[r#"[{"function":{"name":"look"}},{"function":{"name":"look"}}]"#]);
-        assert!(
-            matches!(&nameless[..2], [ProviderEvent::ToolCall { id, .. }, ProviderEvent::ToolCall { id: other, .. }] if id != other)
-        );
+    }
+
+    /// Name and arguments of each call.
+    fn parse_calls(deltas: &[&str]) -> Vec<(String, String)> {
+        let mut calls: Vec<(String, String)> = Vec::new();
+        for event in parse_call_deltas(deltas) {
+            match event {
+                ProviderEvent::ToolCall { index, name, .. } => {
+                    assert_eq!(index as usize, calls.len());
+                    calls.push((name, String::new()));
+                }
+                ProviderEvent::ToolInput { index, delta } => {
+                    calls[index as usize].1.push_str(&delta)
+                }
+                _ => {}
+            }
+        }
+        calls
+    }
+
+    #[test]
+    fn calls_with_unusable_ids_stay_separate() {
+        let look = r#""function":{"name":"look","arguments":"{\"x\":1}"}"#;
+        let find = r#""function":{"name":"find","arguments":"{\"y\":2}"}"#;
+        let expected = [("look", "{\"x\":1}"), ("find", "{\"y\":2}")]
+            .map(|(name, arguments)| (name.to_owned(), arguments.to_owned()));
+        let ids = ["", r#""id":"","#, r#""id":null,"#, r#""id":"0","#, r#""id":7,"#, r#""id":{},"#];
+        let indexes =
+            ["", r#""index":0,"#, r#""index":null,"#, r#""index":"0","#, r#""index":-1,"#];
+        for id in ids {
+            for index in indexes {
+                let (first, second) =
+                    (format!("{{{id}{index}{look}}}"), format!("{{{id}{index}{find}}}"));
+                let together = format!("[{first},{second}]");
+                assert_eq!(parse_calls(&[&together]), expected, "{together}");
+                let apart = [format!("[{first}]"), format!("[{second}]")];
+                assert_eq!(parse_calls(&[&apart[0], &apart[1]]), expected, "{apart:?}");
+                // The same function twice.
+                let twice = parse_calls(&[&apart[0], &apart[0]]);
+                assert_eq!(twice, [expected[0].clone(), expected[0].clone()], "{apart:?}");
+                // Calls begin before their arguments.
+                let header =
+                    format!(r#"[{{{id}{index}"function":{{"name":"look","arguments":""}}}}]"#);
+                let rest = format!(r#"[{{{index}"function":{{"arguments":"{{}}"}}}}]"#);
+                let calls = parse_calls(&[&header, &rest, &apart[1]]);
+                let look = ("look".to_owned(), "{}".to_owned());
+                assert_eq!(calls, [look, expected[1].clone()], "{header}");
+            }
+        }
+        let one_id = parse_calls(&[
+            r#"[{"id":"c","index":0,"function":{"name":"look","arguments":"{}"}}]"#,
+            r#"[{"id":"c","index":1,"function":{"name":"look","arguments":"{}"}}]"#,
+        ]);
+        assert_eq!(one_id.len(), 2);
+        let without_arguments =
+            parse_calls(&[r#"[{"function":{"name":"look"}},{"function":{"name":"look"}}]"#]);
+        assert_eq!(without_arguments.len(), 2);
+    }
+
+    #[test]
+    fn finish_reasons_of_many_servers_are_mapped() {
+        for (reason, words) in [
+            (FinishReason::Stop, ["stop", "STOP", "end_turn"]),
+            (FinishReason::Length, ["length", "MAX_TOKENS", "model_length"]),
+            (FinishReason::ContentFilter, ["content_filter", "sensitive", "SAFETY"]),
+            (FinishReason::Error, ["error", "network_error", "insufficient_system_resource"]),
+            // No success: the model may have been cut off.
+            (FinishReason::Other, ["abort", "cancelled", "moon"]),
+        ] {
+            for word in words {
+                let data = format!(r#"{{"choices":[{{"delta":{{}},"finish_reason":"{word}"}}]}}"#);
+                assert_eq!(parse_one(&data).unwrap(), [ProviderEvent::Finish(reason)], "{word}");
+            }
+        }
+    }
+
+    #[test]
+    fn legacy_function_call_is_a_call() {
+        let mut parser = OpenAiStreamParser::default();
+        let mut events = Vec::new();
+        for data in [
+            r#"{"choices":[{"delta":{"function_call":{"name":"look","arguments":""}}}]}"#,
+            r#"{"choices":[{"delta":{"function_call":{"arguments":"{}"}}}]}"#,
+            r#"{"choices":[{"delta":{},"finish_reason":"function_call"}]}"#,
+        ] {
+            parser.parse_event(b"", data.as_bytes(), None, &mut events).unwrap();
+        }
+        let expected = [
+            ProviderEvent::ToolCall {
+                index: 0,
+                provider_id: None,
+                name: "look".to_owned(),
+                opaque_data: None,
+            },
+            ProviderEvent::ToolInput { index: 0, delta: "{}".to_owned() },
+            ProviderEvent::Finish(FinishReason::ToolCalls),
+        ];
+        assert_eq!(events, expected);
+    }
+
+    #[test]
+    fn content_in_every_shape_is_kept() {
+        let text = |text: &str| ProviderEvent::Text(text.to_owned());
+        let thought = |text: &str| ProviderEvent::Reasoning(text.to_owned());
+        for (delta, events) in [
+            (
+                r#"{"content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}"#,
+                vec![text("ab")],
+            ),
+            (
+                r#"{"content":[{"type":"thinking","thinking":[{"type":"text","text":"hm"}]},{"type":"text","text":"a"}]}"#,
+                vec![thought("hm"), text("a")],
+            ),
+            (r#"{"content":["a",{"type":"output_text","text":"b"}]}"#, vec![text("ab")]),
+            (r#"{"content":{"type":"text","text":"a"}}"#, vec![text("a")]),
+            (r#"{"content":[{"type":"novel","text":"kept"}]}"#, vec![text("kept")]),
+            (
+                r#"{"content":[{"type":"image_url","image_url":{"url":"data:"}}]}"#,
+                vec![ProviderEvent::Unsupported("image_url".to_owned())],
+            ),
+            (
+                r#"{"content":null,"audio":{"data":"AA"}}"#,
+                vec![ProviderEvent::Unsupported("audio".to_owned())],
+            ),
+            (
+                r#"{"reasoning_details":[{"type":"reasoning.text","text":"hm"},{"type":"reasoning.encrypted","data":"x"}]}"#,
+                vec![thought("hm")],
+            ),
+            (r#"{"reasoning":"hm","reasoning_details":[{"text":"hm"}]}"#, vec![thought("hm")]),
+            (
+                r#"{"annotations":[{"type":"url_citation","url_citation":{"url":"https://e.com","title":"E"}}]}"#,
+                vec![ProviderEvent::Source {
+                    url: "https://e.com".to_owned(),
+                    title: Some("E".to_owned()),
+                }],
+            ),
+        ] {
+            let data = format!(r#"{{"choices":[{{"delta":{delta}}}]}}"#);
+            assert_eq!(parse_one(&data).unwrap(), events, "{delta}");
+        }
+    }
+
+    #[test]
+    fn done_keeps_complete_calls_only() {
+        let finish = |arguments: &str| {
+            let mut parser = OpenAiStreamParser::default();
+            let mut events = Vec::new();
+            let call = format!(
+                r#"{{"choices":[{{"delta":{{"tool_calls":[{{"id":"a","function":{{"name":"look","arguments":{arguments}}}}}]}}}}]}}"#
+            );
+            parser.parse_event(b"", call.as_bytes(), None, &mut events).unwrap();
+            assert!(parser.parse_event(b"", b" [DONE]", None, &mut events).unwrap());
+            events.contains(&ProviderEvent::Finish(FinishReason::ToolCalls))
+        };
+        assert!(finish(r#""{\"x\":1}""#));
+        assert!(!finish(r#""{\"x\":""#));
+    }
+
+    #[test]
+    fn odd_field_never_ends_the_reply() {
+        let chunks = [
+            r#"{"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":"one "},"logprobs":null,"finish_reason":null}],"usage":null,"error":null}"#,
+            r#"{"id":"c","choices":[{"index":0,"delta":{"reasoning_content":"hm","content":"two "},"finish_reason":""}]}"#,
+            r#"{"id":"c","choices":[{"index":0,"delta":{"content":[{"type":"text","text":"three "}],"annotations":[{"type":"url_citation","url_citation":{"url":"https://e.com","title":"E"}}]}}]}"#,
+            r#"{"id":"c","choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"a","type":"function","function":{"name":"look","arguments":"{}"}}]}}]}"#,
+            r#"{"id":"c","choices":[{"index":0,"delta":{"content":"four"},"finish_reason":"stop"}]}"#,
+            r#"{"id":"c","choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":1},"completion_tokens_details":{"reasoning_tokens":1}}}"#,
+        ];
+        let texts = ["one ", "two ", "three ", "", "four", ""];
+        for (place, chunk) in chunks.iter().enumerate() {
+            for odd in odd_variants(chunk) {
+                let mut parser = OpenAiStreamParser::default();
+                let mut text = String::new();
+                for (other, data) in chunks.iter().enumerate() {
+                    let data = if other == place { odd.as_str() } else { data };
+                    let mut events = Vec::new();
+                    let parsed = parser.parse_event(b"", data.as_bytes(), None, &mut events);
+                    assert_eq!(parsed, Ok(false), "{data}");
+                    text.extend(events.iter().filter_map(|event| match event {
+                        ProviderEvent::Text(text) => Some(text.as_str()),
+                        _ => None,
+                    }));
+                }
+                let (before, after) = (texts[..place].concat(), texts[place + 1..].concat());
+                assert!(text.starts_with(&before) && text.ends_with(&after), "{odd}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn events_without_content_are_skipped() {
+        for (name, data) in
+            [("", ""), ("", "  "), ("", "null"), ("", "[]"), ("", "7"), ("ping", "x"), ("ping", "")]
+        {
+            let mut events = Vec::new();
+            let parsed = OpenAiStreamParser::default().parse_event(
+                name.as_bytes(),
+                data.as_bytes(),
+                None,
+                &mut events,
+            );
+            assert_eq!((parsed, events), (Ok(false), vec![]), "{name}: {data}");
+        }
     }
 }

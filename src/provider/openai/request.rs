@@ -1,10 +1,15 @@
 //! Builds requests of Chat Completions in the form that the strictest servers accept.
 
+use super::PROVIDER_NAME;
+use super::call_parser::{EXTRA_CONTENT, REASONING_CONTENT};
 use crate::domain::Role;
 use crate::domain::extra_params::ExtraParams;
 use crate::domain::image::MessageImage;
-use crate::provider::{Prompt, PromptMessage};
+use crate::domain::tool::ToolCall;
+use crate::provider::{Prompt, PromptMessage, call_origin, original_call_ids};
 use serde::Serialize;
+use serde_json::Value;
+use std::collections::HashMap;
 
 #[derive(Serialize)]
 struct OpenAiChatRequest<'a> {
@@ -36,6 +41,9 @@ struct OpenAiMessage<'a> {
     tool_calls: Vec<OpenAiToolCall<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tool_call_id: Option<&'a str>,
+    /// Reasoning before the calls, for models that want it back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<&'a str>,
 }
 
 /// A message without images is sent as a string: many servers do not accept a list of parts.
@@ -59,6 +67,9 @@ struct OpenAiToolCall<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
     function: OpenAiFunctionCall<'a>,
+    /// The model's own data, sent back unchanged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extra_content: Option<&'a Value>,
 }
 
 #[derive(Serialize)]
@@ -68,25 +79,32 @@ struct OpenAiFunctionCall<'a> {
 }
 
 /// Encodes a message; a message with several tool results becomes one message per result.
-fn build_messages(message: &PromptMessage) -> Vec<OpenAiMessage<'_>> {
+fn build_messages<'a>(
+    message: &'a PromptMessage,
+    prompt: &Prompt,
+    original_ids: &HashMap<&'a str, &'a str>,
+) -> Vec<OpenAiMessage<'a>> {
+    let wire_id = |id: &'a str| original_ids.get(id).copied().unwrap_or(id);
     let PromptMessage { role, content, images, calls, results } = message;
     let with_content = |content| OpenAiMessage {
         role: *role,
         content,
         tool_calls: Vec::new(),
         tool_call_id: None,
+        reasoning_content: None,
     };
     if *role == Role::Tool {
         let results = results.iter().map(|result| OpenAiMessage {
-            tool_call_id: Some(&result.call_id),
+            tool_call_id: Some(wire_id(&result.call_id)),
             ..with_content(Some(OpenAiContent::Text(&result.output)))
         });
         return results.collect();
     }
     let tool_calls = calls.iter().map(|call| OpenAiToolCall {
-        id: &call.id,
+        id: wire_id(&call.id),
         kind: "function",
         function: OpenAiFunctionCall { name: &call.name, arguments: &call.input },
+        extra_content: opaque_data(call, prompt).and_then(|data| data.get(EXTRA_CONTENT)),
     });
     let tool_calls: Vec<_> = tool_calls.collect();
     let content = if images.is_empty() {
@@ -97,7 +115,13 @@ fn build_messages(message: &PromptMessage) -> Vec<OpenAiMessage<'_>> {
         let images = images.iter().map(|image_url| OpenAiContentPart::ImageUrl { image_url });
         Some(OpenAiContent::Parts(text.into_iter().chain(images).collect()))
     };
-    vec![OpenAiMessage { tool_calls, ..with_content(content) }]
+    let reasoning = calls.iter().find_map(|call| opaque_data(call, prompt)?.get(REASONING_CONTENT));
+    let reasoning_content = reasoning.and_then(Value::as_str);
+    vec![OpenAiMessage { tool_calls, reasoning_content, ..with_content(content) }]
+}
+
+fn opaque_data<'a>(call: &'a ToolCall, prompt: &Prompt) -> Option<&'a Value> {
+    call_origin(call, prompt, PROVIDER_NAME)?.opaque_data.as_ref()
 }
 
 #[derive(Serialize)]
@@ -109,9 +133,11 @@ struct OpenAiStreamOptions {
 /// `max_completion_tokens`, most other servers only `max_tokens`, and few servers
 /// `prompt_cache_key`.
 pub(super) fn encode_request(prompt: &Prompt, is_official: bool, sends_cache_key: bool) -> Vec<u8> {
+    let original_ids = original_call_ids(prompt, PROVIDER_NAME);
+    let encode = |message| build_messages(message, prompt, &original_ids);
     let request = OpenAiChatRequest {
         model: &prompt.model,
-        messages: prompt.messages.iter().flat_map(build_messages).collect(),
+        messages: prompt.messages.iter().flat_map(encode).collect(),
         stream: true,
         // Without this, servers send no usage in a stream.
         stream_options: OpenAiStreamOptions { include_usage: true },
@@ -129,7 +155,7 @@ pub(super) fn encode_request(prompt: &Prompt, is_official: bool, sends_cache_key
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::tool::{ToolCall, ToolResult};
+    use crate::domain::tool::ToolResult;
     use serde_json::{Value, json};
 
     #[test]
@@ -138,6 +164,7 @@ mod tests {
             id: id.to_owned(),
             name: "look".to_owned(),
             input: "{\"x\": 1}".to_owned(),
+            origin: None,
         };
         let result = |id: &str| ToolResult {
             call_id: id.to_owned(),

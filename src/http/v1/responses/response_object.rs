@@ -242,7 +242,7 @@ fn encode_output(reply: &Message, status: &str) -> Vec<Value> {
         )
     });
     // Calls with incomplete arguments are not stored.
-    let calls = calls.iter().enumerate().map(|(nth, ToolCall { id, name, input })| {
+    let calls = calls.iter().enumerate().map(|(nth, ToolCall { id, name, input, .. })| {
         encode_call(&format_item_id(ItemType::Call, &reply.id, nth), id, name, input, "completed")
     });
     reasoning.into_iter().chain(text).chain(calls).collect()

@@ -1,0 +1,182 @@
+//! Reads vendors' JSON field by field: a value of an unexpected type counts as absent.
+//!
+//! Vendors, gateways and proxies send `null`, `""`, `[]`, `{}` or a number in place of almost any
+//! field. A typed struct would reject the whole event for one such value.
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::fmt;
+
+/// The fields of a JSON object, not parsed yet.
+#[derive(Debug, Default)]
+pub(super) struct RawObject<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'a> RawObject<'a> {
+    /// The fields of an object; no fields for any other value.
+    pub(super) fn from_value(value: &'a RawValue) -> Self {
+        serde_json::from_str(value.get()).unwrap_or_default()
+    }
+
+    /// A field that is present and not null.
+    pub(super) fn get(&self, name: &str) -> Option<&'a RawValue> {
+        let (_, value) = self.0.iter().rev().find(|(field, _)| field == name)?;
+        (value.get() != "null").then_some(*value)
+    }
+
+    /// A string that is not empty.
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        parse_text(self.get(name)?)
+    }
+
+    /// The fields of a nested object; no fields if the value is not an object.
+    pub(super) fn object(&self, name: &str) -> Self {
+        self.get(name).map(Self::from_value).unwrap_or_default()
+    }
+
+    /// The elements of a list. An object in place of a list counts as its only element.
+    pub(super) fn list(&self, name: &str) -> Vec<&'a RawValue> {
+        self.get(name).map(parse_list).unwrap_or_default()
+    }
+
+    /// A count: not negative and without a fraction. Some servers send counts as floats.
+    pub(super) fn count(&self, name: &str) -> Option<u64> {
+        let number: f64 = serde_json::from_str(self.get(name)?.get()).ok()?;
+        (number >= 0.0 && number.fract() == 0.0).then_some(number as u64)
+    }
+
+    /// The object as a value of its own.
+    pub(super) fn to_value(&self) -> Value {
+        let field = |(name, value): &(Cow<'_, str>, &RawValue)| {
+            (name.to_string(), serde_json::from_str(value.get()).unwrap_or_default())
+        };
+        Value::Object(self.0.iter().map(field).collect())
+    }
+
+    /// Names of the fields that hold something: not null, empty, `false` or a number.
+    pub(super) fn filled_fields(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(|(_, value)| is_filled(value)).map(|(name, _)| &**name)
+    }
+}
+
+/// The string, if the value is one and it is not empty.
+pub(super) fn parse_text(value: &RawValue) -> Option<String> {
+    let text: String = serde_json::from_str(value.get()).ok()?;
+    (!text.is_empty()).then_some(text)
+}
+
+/// The elements of a list. An object counts as its only element, other values have none.
+pub(super) fn parse_list(value: &RawValue) -> Vec<&RawValue> {
+    match value.get().as_bytes().first() {
+        Some(b'[') => serde_json::from_str(value.get()).unwrap_or_default(),
+        Some(b'{') => vec![value],
+        _ => Vec::new(),
+    }
+}
+
+/// Whether a value holds something: a text, a list or an object that is not empty, or `true`.
+pub(super) fn is_filled(value: &RawValue) -> bool {
+    match value.get().as_bytes() {
+        [b'"', .., b'"'] => value.get().len() > 2,
+        [b'[' | b'{', inner @ .., _] => !inner.trim_ascii().is_empty(),
+        other => other == b"true",
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for RawObject<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = RawObject<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut fields = Vec::new();
+        while let Some((FieldName(name), value)) = map.next_entry::<FieldName<'de>, &RawValue>()? {
+            fields.push((name, value));
+        }
+        Ok(RawObject(fields))
+    }
+}
+
+/// Borrows the name from the input unless it contains escapes.
+#[derive(serde::Deserialize)]
+struct FieldName<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// The object with each of its fields, at any depth, replaced by each odd value.
+#[cfg(test)]
+pub(super) fn odd_variants(json: &str) -> Vec<String> {
+    fn collect_paths(value: &Value, path: &str, paths: &mut Vec<String>) {
+        let children: Vec<(String, &Value)> = match value {
+            Value::Object(fields) => {
+                fields.iter().map(|(name, value)| (name.clone(), value)).collect()
+            }
+            Value::Array(list) => {
+                list.iter().enumerate().map(|(at, value)| (at.to_string(), value)).collect()
+            }
+            _ => Vec::new(),
+        };
+        for (name, child) in children {
+            let path = format!("{path}/{name}");
+            collect_paths(child, &path, paths);
+            paths.push(path);
+        }
+    }
+    let whole: Value = serde_json::from_str(json).unwrap();
+    let mut paths = vec![String::new()];
+    collect_paths(&whole, "", &mut paths);
+    let odd = ["null", "[]", "\"\"", "0.5", "-1", "{}", "false", "[null]", "\"odd\""];
+    let variant = |path: &String, odd: &str| {
+        let mut variant = whole.clone();
+        *variant.pointer_mut(path).unwrap() = serde_json::from_str(odd).unwrap();
+        variant.to_string()
+    };
+    // A word in place of an error is an error.
+    let is_error = |path: &String, odd: &str| path.ends_with("/error") && odd == "\"odd\"";
+    paths
+        .iter()
+        .flat_map(|path| odd.map(|odd| (path, odd)))
+        .filter(|(path, odd)| !is_error(path, odd))
+        .map(|(path, odd)| variant(path, odd))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(json: &str) -> &RawValue {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn values_of_other_types_count_as_absent() {
+        let object = RawObject::from_value(raw(
+            r#"{"a": null, "b": "", "c": "text", "d": 3.0, "e": -1, "f": 0.5, "g": {}, "\u0068": [1]}"#,
+        ));
+        assert_eq!(object.text("c").as_deref(), Some("text"));
+        assert_eq!(
+            ["a", "b", "d", "g", "h", "z"].map(|name| object.text(name)),
+            [const { None }; 6]
+        );
+        assert_eq!(object.count("d"), Some(3));
+        assert_eq!(["a", "c", "e", "f", "g"].map(|name| object.count(name)), [None; 5]);
+        assert_eq!(
+            (object.list("h").len(), object.list("g").len(), object.list("c").len()),
+            (1, 1, 0)
+        );
+        assert_eq!(object.filled_fields().collect::<Vec<_>>(), ["c", "h"]);
+        for other in ["null", "[]", "7", "\"x\""] {
+            assert!(RawObject::from_value(raw(other)).0.is_empty(), "{other}");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Function calls in Chat Completions, put together from their deltas.
+//!
+//! In the protocol a call begins with its index, id and name, and its arguments follow under the
+//! same index. Servers deviate: some repeat id and name in each delta, some give all calls index 0,
+//! no index, no id or the same id. Neither identifies a call, so a delta with a name also begins a
+//! new call if the arguments of the call it might belong to are already complete.
+
+use crate::provider::ProviderEvent;
+use crate::provider::lenient_json::{self, RawObject, is_filled};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::mem;
+
+/// The field of a delta, and of a message sent back, that holds the reasoning. DeepSeek and Kimi
+/// want it back between a call and its result:
+/// <https://api-docs.deepseek.com/guides/thinking_mode>.
+pub(super) const REASONING_CONTENT: &str = "reasoning_content";
+/// The field of a call that holds Gemini's signature.
+pub(super) const EXTRA_CONTENT: &str = "extra_content";
+
+/// A delta of a call; fields that are missing or odd are `None`.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct CallDelta {
+    index: Option<u64>,
+    id: Option<String>,
+    name: Option<String>,
+    arguments: Option<String>,
+    extra_content: Option<Value>,
+}
+
+impl CallDelta {
+    pub(super) fn from_value(value: &RawValue) -> Self {
+        let object = RawObject::from_value(value);
+        let function = object.get("function").map(Self::read_function).unwrap_or_default();
+        let index = object.count("index").or_else(|| object.text("index")?.parse().ok());
+        // Gemini's place for the signature of a call:
+        // <https://ai.google.dev/gemini-api/docs/thought-signatures>.
+        let extra_content = object.get(EXTRA_CONTENT).filter(|value| is_filled(value));
+        let extra_content = extra_content.and_then(|value| serde_json::from_str(value.get()).ok());
+        Self { index, id: object.text("id"), extra_content, ..function }
+    }
+
+    /// Reads `function_call`, the predecessor of `tool_calls`.
+    pub(super) fn from_function(value: &RawValue) -> Option<Self> {
+        let delta = Self::read_function(value);
+        (delta != Self::default()).then_some(delta)
+    }
+
+    fn read_function(value: &RawValue) -> Self {
+        let function = RawObject::from_value(value);
+        // A string in the protocol; some servers send the object itself.
+        let arguments = function.get("arguments").and_then(|arguments| {
+            let is_object = arguments.get().starts_with('{');
+            lenient_json::parse_text(arguments)
+                .or_else(|| is_object.then(|| arguments.get().to_owned()))
+        });
+        Self { name: function.text("name"), arguments, ..Self::default() }
+    }
+}
+
+/// A call as far as it was received.
+#[derive(Debug)]
+struct KnownCall {
+    index: Option<u64>,
+    id: Option<String>,
+    name: String,
+    arguments: String,
+}
+
+impl KnownCall {
+    /// Whether the arguments are a whole JSON object, so that no further delta belongs to them.
+    fn is_complete(&self) -> bool {
+        let arguments = self.arguments.trim();
+        arguments.ends_with('}') && serde_json::from_str::<&RawValue>(arguments).is_ok()
+    }
+}
+
+/// Assigns deltas to calls.
+#[derive(Debug, Default)]
+pub(super) struct CallParser {
+    calls: Vec<KnownCall>,
+    /// Reasoning before the first call.
+    reasoning: String,
+}
+
+impl CallParser {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.calls.is_empty()
+    }
+
+    pub(super) fn push_reasoning(&mut self, text: &str) {
+        if self.calls.is_empty() {
+            self.reasoning.push_str(text);
+        }
+    }
+
+    /// The data that the model wants back with the next call.
+    fn take_opaque_data(&mut self, extra_content: Option<Value>) -> Option<Value> {
+        let mut data = serde_json::Map::new();
+        if !self.reasoning.is_empty() {
+            data.insert(REASONING_CONTENT.to_owned(), mem::take(&mut self.reasoning).into());
+        }
+        data.extend(extra_content.map(|content| (EXTRA_CONTENT.to_owned(), content)));
+        (!data.is_empty()).then_some(Value::Object(data))
+    }
+
+    /// Whether there are calls, and the arguments of each are complete.
+    pub(super) fn are_complete(&self) -> bool {
+        let is_complete = |call: &KnownCall| call.arguments.is_empty() || call.is_complete();
+        !self.calls.is_empty() && self.calls.iter().all(is_complete)
+    }
+
+    /// Adds the deltas of one chunk.
+    pub(super) fn push_deltas(&mut self, events: &mut Vec<ProviderEvent>, deltas: Vec<CallDelta>) {
+        // Calls of the same chunk are separate calls.
+        let earlier = self.calls.len();
+        for delta in deltas {
+            let place = match (self.find_call(&delta, earlier), delta.name) {
+                (Some(place), _) => place,
+                // Arguments of an unknown call.
+                (None, None) => {
+                    if delta.arguments.is_some() {
+                        events.push(ProviderEvent::Unsupported("tool_calls".to_owned()));
+                    }
+                    continue;
+                }
+                (None, Some(name)) => {
+                    let index = to_event_index(self.calls.len());
+                    let provider_id = delta.id.clone();
+                    events.push(ProviderEvent::ToolCall {
+                        index,
+                        provider_id,
+                        name: name.clone(),
+                        opaque_data: self.take_opaque_data(delta.extra_content),
+                    });
+                    let (index, id) = (delta.index, delta.id);
+                    self.calls.push(KnownCall { index, id, name, arguments: String::new() });
+                    self.calls.len() - 1
+                }
+            };
+            if let Some(arguments) = delta.arguments {
+                self.calls[place].arguments.push_str(&arguments);
+                let index = to_event_index(place);
+                events.push(ProviderEvent::ToolInput { index, delta: arguments });
+            }
+        }
+    }
+
+    /// The place of the call that a delta continues, if it does not begin a new one.
+    fn find_call(&self, delta: &CallDelta, earlier: usize) -> Option<usize> {
+        let Some(name) = &delta.name else { return self.find_unnamed(delta) };
+        // A repeated name: the delta continues the latest call that nothing tells apart from it.
+        let place = self.calls[..earlier].iter().rposition(|call| {
+            let has_same_index = call.index == delta.index;
+            let has_other_index = !has_same_index && call.index.is_some() && delta.index.is_some();
+            let has_other_id = call.id != delta.id && call.id.is_some() && delta.id.is_some();
+            // Some servers make a new id for each delta; they repeat the index.
+            let is_unfinished = !call.arguments.is_empty() && !call.is_complete();
+            let is_same_id = !has_other_id || (has_same_index && is_unfinished);
+            call.name == *name && !has_other_index && is_same_id
+        })?;
+        let call = &self.calls[place];
+        let has_same_id = delta.id.is_some() && delta.id == call.id;
+        let has_arguments = delta.arguments.is_some();
+        let continues = match call.is_complete() {
+            // The end of the call, repeated without arguments.
+            true => has_same_id && !has_arguments,
+            // Two calls without ids and arguments are two calls.
+            false => delta.id.is_some() || has_arguments || !call.arguments.is_empty(),
+        };
+        continues.then_some(place)
+    }
+
+    /// The call that a delta without a name continues: by index, else by id, else the last one.
+    fn find_unnamed(&self, delta: &CallDelta) -> Option<usize> {
+        let by_both = |call: &KnownCall| call.index == delta.index && call.id == delta.id;
+        let by_index = |call: &KnownCall| call.index == delta.index;
+        let by_id = |call: &KnownCall| call.id == delta.id;
+        let find = |is_match: &dyn Fn(&KnownCall) -> bool| self.calls.iter().rposition(is_match);
+        match (delta.index.is_some(), delta.id.is_some()) {
+            (true, true) => find(&by_both).or_else(|| find(&by_index)).or_else(|| find(&by_id)),
+            (true, false) => find(&by_index),
+            (false, true) => find(&by_id),
+            (false, false) => None,
+        }
+        .or_else(|| self.calls.len().checked_sub(1))
+    }
+}
+
+fn to_event_index(place: usize) -> u32 {
+    u32::try_from(place).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,209 @@
+//! Thoughts that open models write at the beginning of their text, between tags.
+//!
+//! Servers with a parser for the model send them apart, as `reasoning_content`; others (Ollama, LM
+//! Studio, llama.cpp and vLLM without one) leave them in the content.
+
+use crate::provider::{ProviderEvent, push_reasoning, push_text};
+
+/// Opening and closing tags in lower case, with models that use them.
+const TAGS: &[(&str, &str)] = &[
+    // DeepSeek, Qwen, MiniMax, GLM.
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    // Gemma and its relatives.
+    ("<thought>", "</thought>"),
+    ("<thoughts>", "</thoughts>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<reason>", "</reason>"),
+    ("<analysis>", "</analysis>"),
+    // Claude, where it is asked to think without the API's own thinking.
+    ("<antthinking>", "</antthinking>"),
+    // Seed.
+    ("<seed:think>", "</seed:think>"),
+    // Kimi.
+    ("◁think▷", "◁/think▷"),
+    // Magistral.
+    ("[think]", "[/think]"),
+    // OpenThinker.
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    // gpt-oss.
+    ("<|channel|>analysis<|message|>", "<|end|>"),
+];
+/// Marks before the answer, which are not part of it.
+const ANSWER_MARKS: &[&str] = &[
+    "<|start|>assistant<|channel|>final<|message|>",
+    "<|channel|>final<|message|>",
+    "<|begin_of_solution|>",
+];
+
+/// Parts the text of a reply into thoughts and answer. The deltas may be cut anywhere.
+#[derive(Debug, Default)]
+pub(super) struct ThoughtSplitter {
+    state: SplitState,
+    /// Text that may be the beginning of a tag.
+    pending: String,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum SplitState {
+    /// No text so far, apart from white space.
+    #[default]
+    Start,
+    /// In thoughts that end with this tag.
+    Thinking(&'static str),
+    /// After thoughts, before the answer. White space between them is dropped.
+    AfterThoughts,
+    /// In the answer, which may contain such tags as text.
+    Answer,
+}
+
+impl ThoughtSplitter {
+    pub(super) fn push(&mut self, events: &mut Vec<ProviderEvent>, text: String) {
+        if self.state == SplitState::Answer {
+            push_text(events, Some(text));
+            return;
+        }
+        self.pending.push_str(&text);
+        while self.advance(events) {}
+    }
+
+    /// Emits what may no longer be the beginning of a tag. Call where the text ends.
+    pub(super) fn flush(&mut self, events: &mut Vec<ProviderEvent>) {
+        let pending = std::mem::take(&mut self.pending);
+        match self.state {
+            SplitState::Thinking(_) => push_reasoning(events, Some(pending)),
+            // White space after thoughts is not an answer.
+            SplitState::AfterThoughts if pending.trim().is_empty() => {}
+            SplitState::Start | SplitState::AfterThoughts | SplitState::Answer => {
+                push_text(events, Some(pending));
+            }
+        }
+    }
+
+    /// Emits the part of the pending text that is decided. Returns whether more may be.
+    fn advance(&mut self, events: &mut Vec<ProviderEvent>) -> bool {
+        let lower = self.pending.to_ascii_lowercase();
+        match self.state {
+            SplitState::Start | SplitState::AfterThoughts => self.begin_part(&lower, events),
+            SplitState::Thinking(closing) => {
+                if let Some(at) = lower.find(closing) {
+                    let rest = self.pending.split_off(at + closing.len());
+                    self.pending.truncate(at);
+                    push_reasoning(events, Some(std::mem::replace(&mut self.pending, rest)));
+                    self.state = SplitState::AfterThoughts;
+                    return true;
+                }
+                let rest = self.pending.split_off(lower.len() - partial_tag_len(&lower, closing));
+                push_reasoning(events, Some(std::mem::replace(&mut self.pending, rest)));
+                false
+            }
+            SplitState::Answer => {
+                push_text(events, Some(std::mem::take(&mut self.pending)));
+                false
+            }
+        }
+    }
+
+    /// Decides whether thoughts or the answer begin.
+    fn begin_part(&mut self, lower: &str, events: &mut Vec<ProviderEvent>) -> bool {
+        let start = lower.trim_start();
+        let skipped = lower.len() - start.len();
+        if let Some((opening, closing)) = TAGS.iter().find(|(open, _)| start.starts_with(open)) {
+            self.pending.drain(..skipped + opening.len());
+            self.state = SplitState::Thinking(closing);
+            return true;
+        }
+        if let Some(mark) = ANSWER_MARKS.iter().find(|mark| start.starts_with(**mark)) {
+            self.pending.drain(..skipped + mark.len());
+            self.state = SplitState::AfterThoughts;
+            return true;
+        }
+        let mut tags = TAGS.iter().map(|(open, _)| open).chain(ANSWER_MARKS);
+        if tags.any(|tag| tag.starts_with(start)) {
+            return false;
+        }
+        if self.state == SplitState::AfterThoughts {
+            self.pending.drain(..skipped);
+        }
+        self.state = SplitState::Answer;
+        push_text(events, Some(std::mem::take(&mut self.pending)));
+        false
+    }
+}
+
+/// Length of the longest end of a text that begins the tag.
+fn partial_tag_len(text: &str, tag: &str) -> usize {
+    let lengths = tag.char_indices().map(|(at, _)| at).rev();
+    lengths.into_iter().find(|length| text.ends_with(&tag[..*length])).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Thoughts and answer, with the text cut into pieces of this many characters.
+    fn split(text: &str, size: usize) -> (String, String) {
+        let mut splitter = ThoughtSplitter::default();
+        let mut events = Vec::new();
+        let letters: Vec<char> = text.chars().collect();
+        for piece in letters.chunks(size) {
+            splitter.push(&mut events, piece.iter().collect());
+        }
+        splitter.flush(&mut events);
+        let (mut thoughts, mut answer) = (String::new(), String::new());
+        for event in events {
+            match event {
+                ProviderEvent::Text(text) => answer.push_str(&text),
+                ProviderEvent::Reasoning(text) => thoughts.push_str(&text),
+                other => panic!("{other:?}"),
+            }
+        }
+        (thoughts, answer)
+    }
+
+    #[test]
+    fn thoughts_are_split_off_wherever_the_text_is_cut() {
+        let spellings = TAGS.iter().flat_map(|(opening, closing)| {
+            let upper = (opening.to_ascii_uppercase(), closing.to_ascii_uppercase());
+            [((*opening).to_owned(), (*closing).to_owned()), upper]
+        });
+        for (opening, closing) in spellings {
+            let text = format!("\n{opening}\nI < you.</ {closing}\n\nHello <b>Ada</b>.");
+            for size in 1..text.chars().count() {
+                let (thoughts, answer) = split(&text, size);
+                assert_eq!(thoughts.trim(), "I < you.</", "{text} by {size}");
+                assert_eq!(answer, "Hello <b>Ada</b>.", "{text} by {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn text_without_thoughts_is_unchanged() {
+        for text in [
+            "",
+            " ",
+            "<",
+            "<thin",
+            "Hi",
+            "<b>bold</b>",
+            " a <think>b</think> c",
+            "[thing]",
+            "◁",
+            "\n\n",
+        ] {
+            for size in 1..=text.chars().count().max(1) {
+                assert_eq!(split(text, size), (String::new(), text.to_owned()), "{size}");
+            }
+        }
+    }
+
+    #[test]
+    fn thoughts_alone_leave_no_answer() {
+        assert_eq!(split("<think>hm</think>\n", 3), ("hm".to_owned(), String::new()));
+        assert_eq!(split("<think>hm</thi", 3), ("hm</thi".to_owned(), String::new()));
+        let twice = "<think>a</think><think>b</think>c";
+        assert_eq!(split(twice, 2), ("ab".to_owned(), "c".to_owned()));
+        let harmony = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>Hi";
+        assert_eq!(split(harmony, 4), ("hm".to_owned(), "Hi".to_owned()));
+    }
+}
