@@ -257,7 +257,7 @@ async fn overlong_reply_ends_with_length() {
 async fn refused_long_prompt_is_tried_again_with_half_the_memory() {
     let server = Server::start().await;
     let text = "word ".repeat(100);
-    let role = |index: usize| if index % 2 == 0 { "user" } else { "assistant" };
+    let role = |index: usize| if index.is_multiple_of(2) { "user" } else { "assistant" };
     let messages: Vec<Value> =
         (0..60).map(|index| json!({"role": role(index), "content": text})).collect();
     let session = json!({"sessionId": "s", "messages": messages});
