@@ -2,6 +2,7 @@
 //! frames of a turn, or read directly from a provider. Called by `http::v1`.
 
 use super::frames;
+use super::run_turn::unsupported_content_message;
 use super::stateless::estimate_text_bytes;
 use super::{ChatService, MeteredCall, TurnReader, TurnRequest, shutting_down_error};
 use crate::domain::message::FinishReason;
@@ -375,6 +376,10 @@ struct FinishState {
     model: Option<String>,
     usage: Option<Usage>,
     is_over: bool,
+    /// Whether text, reasoning or a call was received.
+    has_content: bool,
+    /// Content that could not be read, by its vendor's name.
+    unsupported: Option<String>,
 }
 
 impl ProviderEventStream {
@@ -406,6 +411,7 @@ impl ProviderEventStream {
     }
 
     fn apply_event(&mut self, event: ProviderEvent) {
+        self.finish.has_content |= event.is_content();
         match event {
             ProviderEvent::Text(text) => {
                 self.call.record_output(&text);
@@ -433,7 +439,10 @@ impl ProviderEventStream {
                 self.finish.usage = Some(usage.or_earlier(self.finish.usage));
             }
             ProviderEvent::Model(model) => self.finish.model = Some(model),
-            ProviderEvent::Source { .. } | ProviderEvent::Unsupported(_) => {}
+            ProviderEvent::Source { .. } => {}
+            ProviderEvent::Unsupported(kind) => {
+                self.finish.unsupported.get_or_insert(kind);
+            }
             ProviderEvent::Finish(reason) => {
                 self.finish.reason = Some(reason);
                 // Clients expect valid JSON, also for calls without arguments.
@@ -447,7 +456,11 @@ impl ProviderEventStream {
 
 impl FinishState {
     fn final_event(&mut self) -> ReplyEvent {
-        let failed = |why| ReplyEvent::Failed(Error::new(ErrorKind::ProviderError, why));
+        let failed =
+            |why: &str| ReplyEvent::Failed(Error::new(ErrorKind::ProviderError, why.to_owned()));
+        if let Some(kind) = self.unsupported.as_ref().filter(|_| !self.has_content) {
+            return failed(&unsupported_content_message(kind));
+        }
         match self.reason {
             None => failed("the provider's stream ended before the reply was complete"),
             Some(FinishReason::Error) => failed("the provider reported that the reply failed"),

@@ -25,9 +25,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// Maximum size of a reply with its function calls, in bytes. It fits a MongoDB document of 16 MiB
-/// together with everything else in it.
-const MAX_REPLY_BYTES: usize = 4 << 20;
 /// Prompts from this size on may be too long for some model: half of the smallest context window
 /// that servers use by default.
 const MIN_LONG_PROMPT_TOKENS: u32 = 2048;
@@ -134,7 +131,7 @@ impl ChatService {
             is_first &= received.is_empty();
             transcript.apply_events(received);
             buffer.publish_frames(transcript.take_frames());
-            if transcript.size() > MAX_REPLY_BYTES {
+            if transcript.is_full() {
                 tracing::warn!(turn.id = %started.turn.turn_id, "reply too long, cut off");
                 return ReplyOutcome::Finished(FinishReason::Length);
             }
@@ -158,9 +155,7 @@ impl ChatService {
                 provider_failure("the provider reported that the reply failed".to_owned())
             }
             // An empty reply must not look complete.
-            (_, Some(kind)) => provider_failure(format!(
-                "the provider sent content of a kind that is not supported: {kind}"
-            )),
+            (_, Some(kind)) => provider_failure(unsupported_content_message(kind)),
             // The model may have been cut off.
             (Some(FinishReason::Other), None) => ReplyOutcome::Truncated,
             (Some(reason), None) => ReplyOutcome::Finished(reason),
@@ -258,6 +253,12 @@ impl ChatService {
         }
         opened
     }
+}
+
+/// The error of a reply that consists of content of this kind alone.
+pub(super) fn unsupported_content_message(kind: &str) -> String {
+    let kind: String = kind.chars().filter(|c| !c.is_control()).take(64).collect();
+    format!("the provider sent content of a kind that is not supported: {kind}")
 }
 
 fn to_millis(time: Duration) -> u64 {

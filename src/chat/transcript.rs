@@ -15,6 +15,10 @@ use crate::provider::ProviderEvent;
 use bytes::Bytes;
 use serde_json::Value;
 
+/// Maximum size of a reply with its function calls, in bytes. Texts may be stored twice, in the
+/// content and among the parts, and a MongoDB document holds 16 MiB.
+const MAX_REPLY_BYTES: usize = 4 << 20;
+
 /// A part of a reply, in the order in which the model wrote them.
 #[derive(Debug)]
 enum ReplyPart {
@@ -44,8 +48,8 @@ pub(super) struct Transcript {
     parts: Vec<ReplyPart>,
     /// Bytes of texts and calls.
     size: usize,
-    /// Content that could not be read, by its vendor's name.
-    unsupported: Vec<String>,
+    /// The first content that could not be read, by its vendor's name.
+    unsupported: Option<String>,
     usage: Option<Usage>,
     finish_reason: Option<FinishReason>,
     /// Set if a model other than the requested one answered.
@@ -189,7 +193,7 @@ impl Transcript {
             part_id: String::new(),
             parts: Vec::new(),
             size: 0,
-            unsupported: Vec::new(),
+            unsupported: None,
             usage: None,
             finish_reason: None,
             model: None,
@@ -200,12 +204,14 @@ impl Transcript {
         for event in events {
             match event {
                 ProviderEvent::Text(delta) => {
+                    let delta = self.fit_delta(delta);
                     self.switch_part(OpenPart::Text);
                     self.encoder
                         .write_frame(&StreamFrame::TextDelta { id: &self.part_id, delta: &delta });
                     self.append_delta(delta);
                 }
                 ProviderEvent::Reasoning(delta) => {
+                    let delta = self.fit_delta(delta);
                     self.switch_part(OpenPart::Reasoning);
                     self.encoder.write_frame(&StreamFrame::ReasoningDelta {
                         id: &self.part_id,
@@ -218,9 +224,14 @@ impl Transcript {
                     let data = ProviderData { call_id: provider_id, opaque_data };
                     self.begin_call(index, id, name, data);
                 }
-                ProviderEvent::ToolInput { index, delta } => self.append_call_input(index, &delta),
+                ProviderEvent::ToolInput { index, delta } => {
+                    let delta = self.fit_delta(delta);
+                    self.append_call_input(index, &delta);
+                }
                 ProviderEvent::Source { url, title } => self.push_source(url, title),
-                ProviderEvent::Unsupported(kind) => self.unsupported.push(kind),
+                ProviderEvent::Unsupported(kind) => {
+                    self.unsupported.get_or_insert(kind);
+                }
                 ProviderEvent::Usage(usage) => self.usage = Some(usage.or_earlier(self.usage)),
                 ProviderEvent::Finish(reason) => {
                     // Calls of a reply that ended for another reason, such as the token limit, may
@@ -237,8 +248,8 @@ impl Transcript {
 
     /// Writes the parts of a stored reply in their order.
     fn restore_parts(&mut self, reply: &Message) {
+        let has_texts = reply.ordered_parts().is_some();
         let parts: Vec<Value> = serde_json::from_str(reply.parts.as_json()).unwrap_or_default();
-        let has_texts = parts.iter().any(|part| part["type"] == "text");
         let text_of = |part: &Value| part["text"].as_str().unwrap_or_default().to_owned();
         let mut content = Some(reply.content.clone()).filter(|text| !text.is_empty() && !has_texts);
         let mut calls = tool::parse_calls(&reply.parts).into_iter();
@@ -250,7 +261,9 @@ impl Transcript {
             }
             self.apply_events(content.take().map(ProviderEvent::Text).into_iter().collect());
             match (kind, part["url"].as_str()) {
-                ("text", _) => self.apply_events(vec![ProviderEvent::Text(text_of(part))]),
+                ("text", _) if has_texts => {
+                    self.apply_events(vec![ProviderEvent::Text(text_of(part))])
+                }
                 ("tool-call", _) => {
                     let Some(ToolCall { id, name, input, .. }) = calls.next() else { continue };
                     let index = u32::try_from(self.parts.len()).unwrap_or(u32::MAX);
@@ -276,7 +289,6 @@ impl Transcript {
 
     /// Appends to the open part.
     fn append_delta(&mut self, delta: String) {
-        self.size += delta.len();
         let open_part = self.open_part;
         let text = self.parts.iter_mut().rev().find_map(|part| match (open_part, part) {
             (OpenPart::Text, ReplyPart::Text(text))
@@ -328,7 +340,6 @@ impl Transcript {
         let frame = StreamFrame::ToolInputDelta { tool_call_id: &call.id, input_text_delta: delta };
         self.encoder.write_frame(&frame);
         call.input.push_str(delta);
-        self.size += delta.len();
     }
 
     /// Completes the open calls once the model asks for them to be executed. Calls of a reply that
@@ -518,12 +529,26 @@ impl Transcript {
             ReplyPart::Call(call) => !call.is_complete,
             ReplyPart::Source { .. } => false,
         });
-        self.unsupported.first().filter(|_| is_empty).map(String::as_str)
+        self.unsupported.as_deref().filter(|_| is_empty)
     }
 
-    /// Bytes of the texts and calls so far.
-    pub(super) const fn size(&self) -> usize {
-        self.size
+    /// Whether the reply has its maximum size. Further deltas are dropped.
+    pub(super) const fn is_full(&self) -> bool {
+        self.size >= MAX_REPLY_BYTES
+    }
+
+    /// The part of a delta that the reply has room for.
+    fn fit_delta(&mut self, mut delta: String) -> String {
+        let room = MAX_REPLY_BYTES - self.size;
+        if delta.len() > room {
+            // No character is cut, and the reply counts as full.
+            let end = (0..=room).rev().find(|at| delta.is_char_boundary(*at));
+            delta.truncate(end.unwrap_or(0));
+            self.size = MAX_REPLY_BYTES;
+        } else {
+            self.size += delta.len();
+        }
+        delta
     }
 
     /// As reported by the provider.

@@ -156,6 +156,19 @@ pub struct Message {
 }
 
 impl Message {
+    /// The parts of a reply that was stored with an order of its own: its texts are among them.
+    pub fn ordered_parts(&self) -> Option<Vec<Value>> {
+        if self.role != Role::Assistant || !self.parts.as_json().contains("\"text\"") {
+            return None;
+        }
+        let parts: Vec<Value> = serde_json::from_str(self.parts.as_json()).ok()?;
+        let texts = parts.iter().filter(|part| part["type"] == "text");
+        let letters = |text: &str| text.split_whitespace().collect::<String>();
+        let text: String = texts.filter_map(|part| part["text"].as_str()).map(letters).collect();
+        // Clients may add text parts that the content does not have.
+        (!text.is_empty() && text == letters(&self.content)).then_some(parts)
+    }
+
     /// Whether this is a reply whose tool calls have no results yet.
     pub fn is_awaiting_tool_results(&self) -> bool {
         // The calls of an interrupted reply may be cut off, so they do not wait for results.
@@ -174,12 +187,21 @@ impl MessageParts {
         let invalid = || FieldError::new(field, "must be a list of objects, each with a \"type\"");
         // Parsing into values, unlike scanning for syntax, limits the nesting depth and rejects
         // unpaired surrogates.
-        let parts: Vec<Value> = serde_json::from_str(raw.get()).map_err(|_| invalid())?;
+        let mut parts: Vec<Value> = serde_json::from_str(raw.get()).map_err(|_| invalid())?;
         if !parts.iter().all(|part| part.get("type").is_some_and(Value::is_string)) {
             return Err(invalid());
         }
         if parts.iter().any(has_nul) {
             return Err(FieldError::new(field, "must not contain the character NUL (U+0000)"));
+        }
+        // Data that is sent to a provider as it is comes from that provider only.
+        let has_origin =
+            |part: &Value| part["type"] == "tool-call" && part["origin"] != Value::Null;
+        if parts.iter().any(has_origin) {
+            for part in parts.iter_mut().filter_map(Value::as_object_mut) {
+                part.remove("origin");
+            }
+            return serde_json::value::to_raw_value(&parts).map(Self).map_err(|_| invalid());
         }
         Ok(Self(raw.to_owned()))
     }

@@ -97,7 +97,7 @@ fn to_ui_message(message: Message) -> UiMessage {
 /// reply was stored with an order of its own.
 fn to_ui_parts(message: &Message) -> Vec<Value> {
     let stored: Vec<Value> = serde_json::from_str(message.parts.as_json()).unwrap_or_default();
-    if message.role == Role::Assistant && stored.iter().any(|part| part["type"] == "text") {
+    if let Some(stored) = message.ordered_parts() {
         let to_ui_part = |part: &Value| match part["type"].as_str() {
             Some("tool-call") => to_ui_tool_call(part),
             _ => to_ui_file(part).unwrap_or(part.clone()),

@@ -43,7 +43,9 @@ impl<'a> RawObject<'a> {
     /// A count: not negative and without a fraction. Some servers send counts as floats.
     pub(super) fn count(&self, name: &str) -> Option<u64> {
         let number: f64 = serde_json::from_str(self.get(name)?.get()).ok()?;
-        (number >= 0.0 && number.fract() == 0.0).then_some(number as u64)
+        // Larger numbers are not exact as floats, and no count is that large.
+        let is_count = (0.0..=9e15).contains(&number) && number.fract() == 0.0;
+        is_count.then_some(number as u64)
     }
 
     /// The object as a value of its own.

@@ -111,6 +111,16 @@ pub enum ProviderEvent {
     Model(String),
 }
 
+impl ProviderEvent {
+    /// Whether this is a part of the reply itself.
+    pub fn is_content(&self) -> bool {
+        matches!(
+            self,
+            Self::Text(_) | Self::Reasoning(_) | Self::ToolCall { .. } | Self::ToolInput { .. }
+        )
+    }
+}
+
 /// Appends to the last event if it is text, too, so that deltas that arrive together become one
 /// event.
 fn push_text(events: &mut Vec<ProviderEvent>, text: Option<String>) {
@@ -300,6 +310,10 @@ pub async fn complete_text(provider: &dyn Provider, prompt: &Prompt) -> TextComp
     };
     // A failed reply still has its text and usage so far: tokens were spent on it.
     completion.error = collect_completion(provider, prompt, &mut completion).await.err();
+    // Templates of some models open the thoughts themselves, so only their end is in the text.
+    if let Some((_, answer)) = completion.text.rsplit_once("</think>") {
+        completion.text = answer.trim_start().to_owned();
+    }
     completion
 }
 

@@ -157,6 +157,9 @@ pub(super) fn encode_request(prompt: &Prompt) -> Vec<u8> {
         parse_effort(&prompt.extra_params).filter(|_| model::thinks_adaptively(&prompt.model));
     let thinking = effort.filter(|_| can_think(conversation, prompt));
     let has_sampling = thinking.is_none();
+    // Thinking is wanted back until the model has answered the user's message.
+    let exchange = conversation.iter().rev().take_while(is_exchange).count();
+    let is_wanted = |index: usize| thinking.is_some() && index + exchange >= conversation.len();
     let request = AnthropicRequest {
         model: &prompt.model,
         max_tokens: prompt
@@ -164,9 +167,13 @@ pub(super) fn encode_request(prompt: &Prompt) -> Vec<u8> {
             .or_else(|| model::max_output_tokens(&prompt.model))
             .unwrap_or(DEFAULT_MAX_OUTPUT_TOKENS),
         system: build_system_blocks(system),
-        messages: build_messages(conversation, &original_call_ids(prompt, PROVIDER_NAME), |call| {
-            thinking.map(|_| thinking_blocks(call, prompt)).unwrap_or_default()
-        }),
+        messages: build_messages(
+            conversation,
+            &original_call_ids(prompt, PROVIDER_NAME),
+            |index, call| {
+                if is_wanted(index) { thinking_blocks(call, prompt) } else { Vec::new() }
+            },
+        ),
         stream: true,
         // The range is 0 to 1 here. Newer models accept either `temperature` or `top_p`, not both,
         // and neither of them while thinking.
@@ -205,12 +212,15 @@ fn parse_effort(extra_params: &ExtraParams) -> Option<&'static str> {
     }
 }
 
+/// Whether a message calls functions, or returns their results.
+fn is_exchange(message: &&PromptMessage) -> bool {
+    !message.results.is_empty() || !message.calls.is_empty()
+}
+
 /// Whether thinking may be requested. A model that continues after tool results expects its own
 /// signed thinking back. Where another model made the calls there is none, and this model continues
 /// without thinking.
 fn can_think(conversation: &[PromptMessage], prompt: &Prompt) -> bool {
-    let is_exchange =
-        |message: &&PromptMessage| !message.results.is_empty() || !message.calls.is_empty();
     let has_thinking = |message: &PromptMessage| {
         message.calls.iter().any(|call| !thinking_blocks(call, prompt).is_empty())
     };
@@ -225,8 +235,14 @@ fn thinking_blocks<'a>(call: &'a ToolCall, prompt: &Prompt) -> Vec<AnthropicCont
     let origin = call_origin(call, prompt, PROVIDER_NAME);
     let data = origin.and_then(|origin| origin.opaque_data.as_ref());
     let blocks = data.and_then(|data| data.get(THINKING)?.as_array()).into_iter().flatten();
+    // Without its signature a block would be rejected, and a part of the blocks as well.
     let block = |block: &'a Value| {
-        let field = |name: &str| block.get(name).and_then(Value::as_str);
+        let field = |name: &str| {
+            block
+                .get(name)
+                .and_then(Value::as_str)
+                .filter(|text| name == THINKING || !text.is_empty())
+        };
         Some(match field("data") {
             Some(data) => AnthropicContentParam::RedactedThinking { data },
             None => AnthropicContentParam::Thinking {
@@ -235,7 +251,7 @@ fn thinking_blocks<'a>(call: &'a ToolCall, prompt: &Prompt) -> Vec<AnthropicCont
             },
         })
     };
-    blocks.filter_map(block).collect()
+    blocks.map(block).collect::<Option<Vec<_>>>().unwrap_or_default()
 }
 
 /// `response_format` of Chat Completions if it is a schema; other formats have no equivalent.
@@ -276,12 +292,13 @@ fn build_system_blocks(messages: &[PromptMessage]) -> Vec<AnthropicBlockParam<'_
 fn build_messages<'a>(
     conversation: &'a [PromptMessage],
     original_ids: &HashMap<&'a str, &'a str>,
-    thinking_of: impl Fn(&'a ToolCall) -> Vec<AnthropicContentParam<'a>>,
+    thinking_of: impl Fn(usize, &'a ToolCall) -> Vec<AnthropicContentParam<'a>>,
 ) -> Vec<AnthropicMessageParam<'a>> {
     let last_repeated = conversation.len().checked_sub(2);
     let mut messages: Vec<AnthropicMessageParam<'_>> = Vec::new();
     for (index, message) in conversation.iter().enumerate() {
-        let (role, mut content) = build_blocks(message, original_ids, &thinking_of);
+        let (role, mut content) =
+            build_blocks(message, original_ids, |call| thinking_of(index, call));
         if let Some(last) = content.last_mut().filter(|_| Some(index) == last_repeated) {
             last.cache_control = Some(CacheControl::Ephemeral);
         }

@@ -114,7 +114,10 @@ pub(in crate::provider) fn event_error(
         return None;
     }
     let value = error.and_then(|error| serde_json::from_str(error.get()).ok());
-    Some(object_error(&value.unwrap_or_else(|| event.to_value()), key))
+    let value = value.unwrap_or_else(|| event.to_value());
+    // Some servers send an error without a sentence along with each part of a reply.
+    let has_reply = !event.list("choices").is_empty();
+    (!has_reply || find_sentence(&value).is_some()).then(|| object_error(&value, key))
 }
 
 /// Whether the value of a field `error` is an error: some servers send empty ones in each event.
@@ -306,6 +309,8 @@ mod tests {
             let message = error(event, name).unwrap().message;
             assert_eq!(message, "the provider answered: No luck.", "{event}");
         }
+        let with_reply = r#"{"error": {"code": 0, "message": ""}, "choices": [{"delta": {}}]}"#;
+        assert_eq!(error(with_reply, ""), None);
         let text = parse_event_value(b"error", b"No luck.", None).unwrap_err();
         assert_eq!(text.message, "the provider answered: No luck.");
     }

@@ -36,7 +36,8 @@ pub(in crate::provider) async fn forward_request(
         .bytes_stream()
         .map(|chunk| chunk.map_err(|error| errors::connection_error(&error)));
     let mut head = Vec::new();
-    while head.trim_ascii().is_empty()
+    // As much as the longest name of a field.
+    while head.trim_ascii_start().len() < "event:".len()
         && let Some(chunk) = body.next().await
     {
         head.extend_from_slice(&chunk?);

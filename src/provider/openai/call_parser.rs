@@ -155,9 +155,10 @@ impl CallParser {
             let has_other_index = !has_same_index && call.index.is_some() && delta.index.is_some();
             let has_other_id = call.id != delta.id && call.id.is_some() && delta.id.is_some();
             // Some servers make a new id for each delta; they repeat the index.
-            let is_unfinished = !call.arguments.is_empty() && !call.is_complete();
-            let is_same_id = !has_other_id || (has_same_index && is_unfinished);
-            call.name == *name && !has_other_index && is_same_id
+            let is_unfinished = || !call.arguments.is_empty() && !call.is_complete();
+            call.name == *name
+                && !has_other_index
+                && (!has_other_id || (has_same_index && is_unfinished()))
         })?;
         let call = &self.calls[place];
         let has_same_id = delta.id.is_some() && delta.id == call.id;
@@ -183,7 +184,15 @@ impl CallParser {
             (false, true) => find(&by_id),
             (false, false) => None,
         }
-        .or_else(|| self.calls.len().checked_sub(1))
+        .or_else(|| {
+            // The last call, unless something tells it apart.
+            let last = self.calls.last()?;
+            let has_other_index =
+                last.index.is_some() && delta.index.is_some() && last.index != delta.index;
+            let has_other_id = last.id.is_some() && delta.id.is_some() && last.id != delta.id;
+            let continues = !has_other_index && !has_other_id && !last.is_complete();
+            continues.then_some(self.calls.len() - 1)
+        })
     }
 }
 

@@ -43,6 +43,8 @@ pub(super) struct OpenAiStreamParser {
     calls: CallParser,
     thoughts: ThoughtSplitter,
     has_finished: bool,
+    /// Whether a delta with content was received.
+    has_deltas: bool,
 }
 
 impl StreamParser for OpenAiStreamParser {
@@ -111,12 +113,15 @@ impl OpenAiStreamParser {
     fn apply_chunk(&mut self, chunk: &RawObject<'_>, events: &mut Vec<ProviderEvent>) {
         for choice in chunk.list("choices") {
             let choice = RawObject::from_value(choice);
+            let delta = choice.object("delta");
+            self.has_deltas |= delta.filled_fields().any(|field| field != "role");
+            self.apply_delta(&delta, events);
             // `message` is sent in a reply that is not streamed, `text` by servers that stream
-            // their older completions.
-            for delta in [choice.object("delta"), choice.object("message")] {
-                self.apply_delta(&delta, events);
+            // their older completions. Some servers send either along with the deltas.
+            if !self.has_deltas {
+                self.apply_delta(&choice.object("message"), events);
+                self.push_answer(events, choice.text("text"));
             }
-            self.push_answer(events, choice.text("text"));
             push_usage(events, &choice);
             if let Some(word) = choice.text("finish_reason") {
                 self.has_finished = true;
@@ -191,12 +196,12 @@ impl OpenAiStreamParser {
         }
     }
 
-    /// Some servers finish with `stop` or a reason of their own after function calls.
+    /// Some servers finish with `stop` or a reason of their own after function calls. After a
+    /// reason of their own the calls may be cut off.
     fn map_finish_reason(&self, word: &str) -> FinishReason {
         match parse_finish_reason(word) {
-            FinishReason::Stop | FinishReason::Other if !self.calls.is_empty() => {
-                FinishReason::ToolCalls
-            }
+            FinishReason::Stop if !self.calls.is_empty() => FinishReason::ToolCalls,
+            FinishReason::Other if self.calls.are_complete() => FinishReason::ToolCalls,
             reason => reason,
         }
     }
@@ -631,6 +636,44 @@ mod tests {
             let data = format!(r#"{{"choices":[{{"delta":{delta}}}]}}"#);
             assert_eq!(parse_one(&data).unwrap(), events, "{delta}");
         }
+    }
+
+    #[test]
+    fn text_sent_twice_in_a_chunk_is_read_once() {
+        let mut parser = OpenAiStreamParser::default();
+        let mut events = Vec::new();
+        for data in [
+            r#"{"choices":[{"delta":{"content":"one"},"text":"one","message":{"content":"one"}}]}"#,
+            r#"{"choices":[{"delta":{"content":" two"},"message":{"content":"one two"}}]}"#,
+            r#"{"choices":[{"delta":{},"message":{"content":"one two"},"finish_reason":"stop"}]}"#,
+        ] {
+            parser.parse_event(b"", data.as_bytes(), None, &mut events).unwrap();
+        }
+        let expected =
+            [ProviderEvent::Text("one two".to_owned()), ProviderEvent::Finish(FinishReason::Stop)];
+        assert_eq!(events, expected);
+    }
+
+    #[test]
+    fn arguments_of_an_unknown_call_change_no_other_call() {
+        let calls = parse_calls(&[
+            r#"[{"index":0,"id":"a","function":{"name":"look","arguments":"{\"x\":1}"}}]"#,
+            r#"[{"index":1,"id":"b","function":{"name":null,"arguments":"{}"}}]"#,
+        ]);
+        assert_eq!(calls, [("look".to_owned(), "{\"x\":1}".to_owned())]);
+    }
+
+    #[test]
+    fn unknown_reason_after_a_cut_call_is_not_a_success() {
+        let mut parser = OpenAiStreamParser::default();
+        let mut events = Vec::new();
+        for data in [
+            r#"{"choices":[{"delta":{"tool_calls":[{"id":"a","function":{"name":"look","arguments":"{\"cut"}}]}}]}"#,
+            r#"{"choices":[{"delta":{},"finish_reason":"abort"}]}"#,
+        ] {
+            parser.parse_event(b"", data.as_bytes(), None, &mut events).unwrap();
+        }
+        assert_eq!(events.last(), Some(&ProviderEvent::Finish(FinishReason::Other)));
     }
 
     #[test]

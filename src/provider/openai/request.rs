@@ -134,10 +134,19 @@ struct OpenAiStreamOptions {
 /// `prompt_cache_key`.
 pub(super) fn encode_request(prompt: &Prompt, is_official: bool, sends_cache_key: bool) -> Vec<u8> {
     let original_ids = original_call_ids(prompt, PROVIDER_NAME);
-    let encode = |message| build_messages(message, prompt, &original_ids);
+    // Reasoning is wanted back until the model has answered the user's message.
+    let is_user = |message: &PromptMessage| message.role == Role::User;
+    let question = prompt.messages.iter().rposition(is_user).unwrap_or(0);
+    let encode = |(index, message)| {
+        let mut encoded = build_messages(message, prompt, &original_ids);
+        if index < question {
+            encoded.iter_mut().for_each(|message| message.reasoning_content = None);
+        }
+        encoded
+    };
     let request = OpenAiChatRequest {
         model: &prompt.model,
-        messages: prompt.messages.iter().flat_map(encode).collect(),
+        messages: prompt.messages.iter().enumerate().flat_map(encode).collect(),
         stream: true,
         // Without this, servers send no usage in a stream.
         stream_options: OpenAiStreamOptions { include_usage: true },

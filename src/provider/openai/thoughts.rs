@@ -14,8 +14,6 @@ const TAGS: &[(&str, &str)] = &[
     ("<thought>", "</thought>"),
     ("<thoughts>", "</thoughts>"),
     ("<reasoning>", "</reasoning>"),
-    ("<reason>", "</reason>"),
-    ("<analysis>", "</analysis>"),
     // Claude, where it is asked to think without the API's own thinking.
     ("<antthinking>", "</antthinking>"),
     // Seed.
@@ -36,7 +34,12 @@ const ANSWER_MARKS: &[&str] = &[
     "<|begin_of_solution|>",
 ];
 
-/// Parts the text of a reply into thoughts and answer. The deltas may be cut anywhere.
+/// Bytes of white space that are held back before thoughts or an answer.
+const MAX_BLANK_BYTES: usize = 256;
+/// More than the longest tag.
+const MAX_TAG_BYTES: usize = 64;
+
+/// Splits the text of a reply into thoughts and answer. The deltas may be cut anywhere.
 #[derive(Debug, Default)]
 pub(super) struct ThoughtSplitter {
     state: SplitState,
@@ -67,7 +70,7 @@ impl ThoughtSplitter {
         while self.advance(events) {}
     }
 
-    /// Emits what may no longer be the beginning of a tag. Call where the text ends.
+    /// Emits text that was held back as a possible tag. Call where the text ends.
     pub(super) fn flush(&mut self, events: &mut Vec<ProviderEvent>) {
         let pending = std::mem::take(&mut self.pending);
         match self.state {
@@ -82,10 +85,10 @@ impl ThoughtSplitter {
 
     /// Emits the part of the pending text that is decided. Returns whether more may be.
     fn advance(&mut self, events: &mut Vec<ProviderEvent>) -> bool {
-        let lower = self.pending.to_ascii_lowercase();
         match self.state {
-            SplitState::Start | SplitState::AfterThoughts => self.begin_part(&lower, events),
+            SplitState::Start | SplitState::AfterThoughts => self.begin_part(events),
             SplitState::Thinking(closing) => {
+                let lower = self.pending.to_ascii_lowercase();
                 if let Some(at) = lower.find(closing) {
                     let rest = self.pending.split_off(at + closing.len());
                     self.pending.truncate(at);
@@ -105,9 +108,21 @@ impl ThoughtSplitter {
     }
 
     /// Decides whether thoughts or the answer begin.
-    fn begin_part(&mut self, lower: &str, events: &mut Vec<ProviderEvent>) -> bool {
-        let start = lower.trim_start();
-        let skipped = lower.len() - start.len();
+    fn begin_part(&mut self, events: &mut Vec<ProviderEvent>) -> bool {
+        let text = self.pending.trim_start();
+        let skipped = self.pending.len() - text.len();
+        let start = truncate_bytes(text, MAX_TAG_BYTES).to_ascii_lowercase();
+        let start = start.as_str();
+        // A model that writes nothing but white space must not fill the memory.
+        if start.is_empty() && skipped > MAX_BLANK_BYTES {
+            if self.state == SplitState::AfterThoughts {
+                self.pending.clear();
+            } else {
+                self.state = SplitState::Answer;
+                push_text(events, Some(std::mem::take(&mut self.pending)));
+            }
+            return false;
+        }
         if let Some((opening, closing)) = TAGS.iter().find(|(open, _)| start.starts_with(open)) {
             self.pending.drain(..skipped + opening.len());
             self.state = SplitState::Thinking(closing);
@@ -129,6 +144,12 @@ impl ThoughtSplitter {
         push_text(events, Some(std::mem::take(&mut self.pending)));
         false
     }
+}
+
+/// At most this many bytes of a text, without cutting a character.
+fn truncate_bytes(text: &str, max: usize) -> &str {
+    let end = (0..=max.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    &text[..end.unwrap_or(0)]
 }
 
 /// Length of the longest end of a text that begins the tag.
@@ -195,6 +216,14 @@ mod tests {
                 assert_eq!(split(text, size), (String::new(), text.to_owned()), "{size}");
             }
         }
+    }
+
+    #[test]
+    fn endless_white_space_is_not_held_back() {
+        let blank = " ".repeat(10_000);
+        assert_eq!(split(&blank, 7), (String::new(), blank.clone()));
+        let after = format!("<think>hm</think>{blank}Hi");
+        assert_eq!(split(&after, 7), ("hm".to_owned(), "Hi".to_owned()));
     }
 
     #[test]
