@@ -312,7 +312,7 @@ pub(crate) async fn open_for_migration(
     from: &Path,
     to: &str,
 ) -> Result<(Box<dyn MigrationSource>, Box<dyn MigrationTarget>)> {
-    // The stores blame `DATABASE_URL`, but here the operator has set an option.
+    // Errors of the stores name `DATABASE_URL`, but here the operator has set an option.
     let name_option = |option: &str, error: Error| {
         let sentence = error.message.replace("DATABASE_URL", option);
         Error { message: sentence.into(), ..error }

@@ -42,8 +42,8 @@ impl ChatService {
     ) -> Result<bool> {
         let CancelledTurns { running, dequeued } =
             self.store.cancel_queued_turns(session, only).await?;
-        // The step removed the queued turns and read the running one together, so no queued turn
-        // can start after this.
+        // The transaction removed the queued turns and read the running one together, so no queued
+        // turn can start after this.
         self.abort_queued(&dequeued);
         let Some(turn) = running else { return Ok(!dequeued.is_empty()) };
         let is_cancellable = self.request_cancel(session, &turn).await?;

@@ -1,7 +1,7 @@
 //! Deletes sessions, projects and all data of a user; what runs in them ends.
 //!
-//! Each session is deleted in a step of its own, so a crash in the middle of many leaves a state
-//! from which the same request continues.
+//! Each session is deleted in a transaction of its own, so a crash in the middle of many leaves a
+//! state from which the same request continues.
 
 use super::ChatService;
 use super::events::SessionEventKind;
@@ -33,7 +33,8 @@ impl ChatService {
         .await
     }
 
-    /// Deletes the caller's own sessions that match `filter`, one step each, and ends their turns.
+    /// Deletes the caller's own sessions that match `filter`, one transaction each, and ends their
+    /// turns.
     pub async fn delete_sessions(
         self: &Arc<Self>,
         principal: &Principal,

@@ -117,7 +117,7 @@ impl ChatService {
                 self.start_next_queued(finished);
             }
             // The claim is gone and the turn was cancelled: the session was deleted, or the journal
-            // found the lease lost. The stream ends like that of any cancelled turn.
+            // noticed that the lease was lost. The stream ends like that of any cancelled turn.
             Ok(None) if is_stopped => buffer.publish_frames(ending),
             Ok(None) => publish_error(LEASE_LOST),
             Err(error) => publish_error(&error.to_string()),
@@ -154,8 +154,8 @@ impl ChatService {
         TurnEnd { status: is_stored.then(|| reply_status(outcome)), cause }
     }
 
-    /// Why the turn no longer has its claim. Only a lost lease is worth a warning: this server
-    /// renewed it too late.
+    /// Why the turn no longer has its claim. A deleted session is not worth a warning. Otherwise
+    /// this server renewed its lease too late, or another one took the claim over.
     async fn find_claim_loss(&self, started: &StartedTurn) -> &'static str {
         let session = &started.session.id;
         let found =
@@ -166,7 +166,7 @@ impl ChatService {
         tracing::warn!(
             turn.id = %started.turn.turn_id,
             session.id = %session,
-            "claim lost, reply not stored: the lease expired and another instance ends the turn"
+            "claim lost, reply not stored: the lease expired or the claim was taken over"
         );
         "claim lost"
     }
@@ -267,7 +267,7 @@ impl ChatService {
         self.events.publish(session, SessionEventKind::turn_ended(&turn.turn_id, &turn.message_id));
     }
 
-    /// Runs the queued turn that the finish step has begun.
+    /// Runs the queued turn that `finish_turn` has begun.
     fn start_next_queued(self: &Arc<Self>, finished: FinishOutcome) {
         let FinishOutcome { next, skipped } = finished;
         self.abort_queued(&skipped);

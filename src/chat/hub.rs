@@ -500,7 +500,7 @@ impl TurnReader {
             let cursor = cursor.filter(|cursor| cursor.turn_id == buffer.turn_id);
             let position = cursor.and_then(|cursor| Some((cursor, state.position_after(cursor)?)));
             // The terminal frame is the one before `[DONE]`. A client that has it is finished, and
-            // a cursor of another turn must not replay a turn that is over.
+            // a cursor of another turn must not replay a turn that has ended.
             let is_inside = position.is_some_and(|(cursor, _)| cursor.frame + 1 < state.last_frame);
             if state.is_ended() && !is_inside {
                 return None;

@@ -23,7 +23,7 @@ const MERGE_INTERVAL: Duration = Duration::from_secs(10 * 60);
 const MERGE_SLICE: Duration = Duration::from_millis(200);
 /// How long shutdown spends on a pending merge.
 const FINAL_MERGE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Limits the size of one store step.
+/// Limits the size of one transaction.
 const MESSAGES_PER_WRITE: usize = 128;
 
 impl ChatService {

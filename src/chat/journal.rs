@@ -13,11 +13,11 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(25);
-/// How long frames may stay unlogged with up to 150 turns …
+/// Flush delay with up to 150 turns.
 const MIN_FLUSH_DELAY: Duration = Duration::from_millis(150);
-/// … and with 1,000 or more.
+/// Flush delay with 1,000 turns or more.
 const MAX_FLUSH_DELAY: Duration = Duration::from_secs(1);
-/// Limits the size of one store step, so that other writes are not delayed.
+/// Limits the size of one transaction, so that other writes are not delayed.
 const MAX_BATCHES_PER_WRITE: usize = 64;
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(10);
@@ -101,7 +101,7 @@ impl ChatService {
             let before = ended_cutoff();
             self.hub.evict_expired();
             loop {
-                // Each call deletes a limited number of batches, so that no step is long.
+                // Each call deletes a limited number of batches, so that no transaction is long.
                 match self.store.delete_ended_logs(before).await {
                     Ok(0) => break,
                     Ok(_) => {}

@@ -54,7 +54,8 @@ impl ChatService {
                 if stop.is_cancelled() {
                     return Ok(total);
                 }
-                // Checked again in the step: the session may have been used since it was listed.
+                // Checked again in the transaction: the session may have been used since it was
+                // listed.
                 if let Some(deleted) = self.store.delete_if_inactive(id, since).await? {
                     self.on_session_deleted(id, &deleted).await;
                     total.add_counts(&deleted);

@@ -162,7 +162,7 @@ impl ChatService {
         }
     }
 
-    /// The begin step checked prices and quotas, but a queued turn may have waited for long, and
+    /// `begin_turn` checked prices and quotas, but a queued turn may have waited for long, and
     /// other turns have spent quota since.
     async fn check_queued_turn(
         &self,

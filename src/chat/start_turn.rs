@@ -104,7 +104,7 @@ impl ChatService {
         let token = self.turn_tasks.token();
         self.ensure_not_draining()?;
         let chat = self.clone();
-        // A client may disconnect at any await. The begin step must still complete and start its
+        // A client may disconnect at any await. `begin_turn` must still complete and start its
         // turn, or a committed claim would be left without a runner.
         let task = tokio::spawn(async move {
             let _token = token;
@@ -119,7 +119,7 @@ impl ChatService {
         let mut rejection = request.caller_status.rejection.clone();
         // At the limit, a request for a session that is running a reply may still be queued or
         // interrupt that reply, since neither adds a running one. Only then is the decision left to
-        // the store step. The extra read happens only for users at their limit.
+        // the transaction. The extra read happens only for users at their limit.
         let mut limit_error = permit.check_limit(self.usage_policy.max_concurrent_turns);
         if rejection.is_none() && limit_error.is_some() && !self.has_running_turn(&request).await {
             rejection = limit_error.take();
@@ -162,7 +162,7 @@ impl ChatService {
         }
     }
 
-    /// Whether the session is running a reply. Errors count as "no": the store step reports them.
+    /// Whether the session is running a reply. Errors count as "no": `begin_turn` reports them.
     async fn has_running_turn(&self, request: &TurnRequest) -> bool {
         let session = self
             .store
@@ -205,9 +205,9 @@ impl ChatService {
         TurnSpec { turn_id: TurnId::generate(), reply_id: MessageId::generate(), input, options }
     }
 
-    /// Begins the turn in the store. The size check inside the step uses upper bounds only; if they
-    /// cannot rule out that the message is too long, its tokens are counted exactly and the step is
-    /// repeated.
+    /// Begins the turn in the store. The size check inside the transaction uses upper bounds only;
+    /// if they cannot rule out that the message is too long, its tokens are counted exactly and the
+    /// transaction is repeated.
     async fn begin_in_store(
         self: &Arc<Self>,
         request: &TurnRequest,
@@ -218,8 +218,8 @@ impl ChatService {
         let chat = self.clone();
         let options = request.settings.clone();
         let preceding = build_preceding_messages(request).await;
-        // Admission runs inside the store step, after the lookup of earlier requests: a retry of an
-        // admitted request must succeed even if the caller is over a limit now.
+        // Admission runs inside the transaction, after the lookup of earlier requests: a retry of
+        // an admitted request must succeed even if the caller is over a limit now.
         let payer = UsagePayer {
             user: request.principal.user.clone(),
             key: request.caller_status.key_id.clone(),
@@ -239,7 +239,7 @@ impl ChatService {
             limit_error.clone().filter(|_| session.active_turn.is_none()).map_or(Ok(()), Err)
         };
         let check_allowed = check_admission.clone();
-        // The step holds the store writer or will be retried on conflict, so this check is
+        // The transaction holds the store writer or will be retried on conflict, so this check is
         // arithmetic on sizes: no tokenizer, no I/O.
         let check_definite_fit: AdmissionCheck = Box::new(move |session, size| {
             check_allowed(session)?;
@@ -256,8 +256,9 @@ impl ChatService {
             self.build_begin_turn(request, turn.clone(), preceding.clone(), check_definite_fit);
         match self.store.begin_turn(begin).await {
             Err(error) if error.kind == ErrorKind::ContextTooLong => {
-                // Counted exactly outside the step. If the message does fit, the second attempt
-                // skips the size check but repeats all others, since the session may have changed.
+                // Counted exactly outside the transaction. If the message does fit, the second
+                // attempt skips the size check but repeats all others, since the session may have
+                // changed.
                 self.check_fits_context(request).await?;
                 let check_counted: AdmissionCheck =
                     Box::new(move |session, _| check_admission(session));
@@ -369,8 +370,8 @@ impl ChatService {
 
     fn publish_turn_start(&self, started: &StartedTurn) {
         let StartedTurn { session, user_message, turn, preceding, .. } = started;
-        // A new session has exactly the messages of this request and was created in the same step,
-        // hence with the same timestamp.
+        // A new session has exactly the messages of this request and was created in the same
+        // transaction, hence with the same timestamp.
         let message_count = preceding.len() + 1;
         if session.messages_count as usize == message_count && session.created_at == turn.started_at
         {
@@ -444,8 +445,8 @@ impl ChatService {
                         &reply_id,
                     )));
                 }
-                // The store says that it runs, but this process, the only one, has no buffer for
-                // it: its task is gone, and recovery will end the turn.
+                // The turn is running according to the store, but this single process has no buffer
+                // for it: its task is gone, and recovery will end the turn.
                 if is_running {
                     return Err(session_busy_error(
                         session,

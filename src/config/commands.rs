@@ -100,7 +100,7 @@ fn parse_key_name(text: &str) -> Result<String, String> {
 }
 
 fn parse_key_id(text: &str) -> Result<KeyId, String> {
-    // Accept the whole key as well: it is at hand more often than its id.
+    // Accept the whole key as well: users have the key more often than its id.
     let id =
         text.strip_prefix("ek_").and_then(|rest| rest.split_once('_')).map_or(text, |(id, _)| id);
     KeyId::parse(id).ok_or_else(|| "must be the id of a key: 12 digits and letters a-f".to_owned())

@@ -1,8 +1,9 @@
-//! Facts about models: one table, read by all code that treats models differently.
+//! Known properties of model families, in one table, read by all code that treats models
+//! differently.
 //!
 //! A property that a row does not state is unknown; the functions below say what to assume then.
-//! Parameters that only some servers accept are not a matter of models: each provider's
-//! `request.rs` decides them by endpoint.
+//! Parameters that only some servers accept depend on the endpoint, not the model; each provider's
+//! `request.rs` handles them.
 
 use ImageTokenRule::{Patches, Pixels, Tiles, Unknown};
 use TokenVocabulary::{Cl100k, O200k};
@@ -54,7 +55,7 @@ struct ModelFamily {
     thinks_adaptively: bool,
 }
 
-/// A row of which nothing is known yet.
+/// A row with no known properties.
 const fn family(pattern: &'static str) -> ModelFamily {
     ModelFamily {
         pattern,
@@ -232,7 +233,7 @@ pub fn image_token_rule(model: &str) -> Option<ImageTokenRule> {
     family.map_or(Some(Unknown), |family| family.images)
 }
 
-/// Output tokens that a model accepts for certain. Known only of models whose API requires a limit.
+/// Output tokens that a model is known to accept. Known only of models whose API requires a limit.
 pub fn max_output_tokens(model: &str) -> Option<u32> {
     find_family(claude_name(model)?)?.max_output_tokens
 }

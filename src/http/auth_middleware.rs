@@ -141,7 +141,7 @@ fn extract_ticket(request: &mut Parts) -> Option<String> {
     let (tickets, others): (Vec<&str>, Vec<&str>) =
         query.split('&').partition(|pair| pair.starts_with("ticket="));
     let ticket = tickets.first()?.trim_start_matches("ticket=");
-    // Several tickets are as good as an invalid one; an empty string is never valid.
+    // More than one ticket is treated as an invalid one; an empty string is never valid.
     let ticket = if tickets.len() == 1 { ticket.to_owned() } else { String::new() };
     // The ticket is a secret: neither the handler nor the logs may see it.
     let rest = match others.join("&") {

@@ -64,8 +64,8 @@ pub(super) fn derive_retry_key(
 ) -> IdempotencyKey {
     let count = headers.get("x-stainless-retry-count").and_then(|count| count.to_str().ok());
     let is_retry = count.and_then(|count| count.parse().ok()).is_some_and(|count: u32| count > 0);
-    // The key of a first attempt is recorded but not looked up: a user may well send the same text
-    // twice on purpose.
+    // The key of a first attempt is recorded but not looked up: users may deliberately send the
+    // same text twice.
     let retry_window = if is_retry { RetryWindow::Short } else { RetryWindow::Disabled };
     IdempotencyKey {
         route: scope.as_str(),

@@ -137,7 +137,7 @@ impl Memory {
         let known = if shares.recalled > 0 && !is_short { history.clone() } else { Vec::new() };
         let window = select_history_window(history, &budget, stable, shares);
         let draft = PromptDraft { session, budget: &budget, shares, last, window: &window };
-        // Recall and summary are optional: if one fails, the turn goes on with the window alone.
+        // Recall and summary are optional: if one fails, the turn continues with only the window.
         let recalled = self.recall_messages(&draft, new.as_ref(), known).await;
         let recalled = optional_or_warn(session, "nothing is recalled", recalled);
         let summary = self.build_summary_section(&draft).await;
@@ -219,7 +219,7 @@ impl PromptParts {
     fn into_prompt(self, budget: PromptBudget) -> AssembledPrompt {
         let Self { project, summary, window, recalled, new } = self;
         // The next prompt repeats the window if it still has room for this message and the reply to
-        // it; otherwise the window is cut, and the summary reaches up to another message.
+        // it; otherwise the window is cut, and the summary ends at a different message.
         let keeps_window = window.keeps_start_after(budget.new_tokens + MESSAGE_TOKEN_OVERHEAD);
         // If the project does not fit, its files are chosen for each message again.
         let keeps_project = project.as_ref().is_none_or(|section| section.inclusion.is_complete());

@@ -175,13 +175,13 @@ impl Memory {
         self.context_windows.configured(model).or(self.defaults.context_window)
     }
 
-    /// Whether a message fits for certain, judged by its size alone. `false` means that only
+    /// Whether a message definitely fits, judging by its size only. `false` means that only
     /// [`Memory::plan_prompt`], which counts tokens, can decide.
     pub fn definitely_fits(&self, settings: &SessionSettings, new: MessageSize) -> bool {
         let model = settings.model.as_deref().unwrap_or(&self.defaults.model);
         let in_o200k = TokenVocabulary::for_model(model) == TokenVocabulary::O200k;
         // A text never has more tokens than bytes, in any vocabulary, so bytes are a safe upper
-        // bound where no token count is at hand.
+        // bound when no token count is available.
         let system = match settings.system_prompt.as_deref() {
             Some(own) => count_bytes(own).saturating_add(self.template_bytes),
             None if in_o200k => self.default_system.tokens,

@@ -109,7 +109,7 @@ pub(super) struct SectionGroup {
 }
 
 impl SectionGroup {
-    /// Sections that the next prompt has, too, if `is_repeated`.
+    /// `is_repeated`: whether the next prompt contains the same sections.
     pub(super) fn new(
         sections: impl IntoIterator<Item = PromptSection>,
         is_repeated: bool,

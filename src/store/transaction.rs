@@ -160,8 +160,8 @@ pub(crate) trait SessionTransaction {
     async fn find_session(&mut self, id: &SessionId) -> Result<Option<SessionRow>>;
 
     /// Finds a session, stopping early if `principal` may not see it: as far as the database
-    /// allows, a hidden session takes no longer to look up than a missing one. Callers check the
-    /// access to the result all the same.
+    /// allows, a hidden session takes no longer to look up than a missing one. Callers still
+    /// check access to the result.
     async fn find_visible_session(
         &mut self,
         principal: &Principal,

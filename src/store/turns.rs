@@ -252,7 +252,7 @@ pub struct FinishOutcome {
     pub skipped: Vec<TurnId>,
 }
 
-/// Beginning, queueing and finishing turns.
+/// Beginning, queuing and finishing turns.
 #[async_trait]
 pub trait TurnStore: Send + Sync {
     /// In one transaction: checks access and status, claims the session, stores the user's message,
@@ -265,7 +265,7 @@ pub trait TurnStore: Send + Sync {
 
     /// In one transaction, if the turn still holds the claim: stores the reply and the end of
     /// its log, updates counters and head, releases the claim, and begins the next queued turn.
-    /// A retry after a lost answer stores nothing twice. `None` if the claim is gone; then
+    /// A retry after a lost response stores nothing twice. `None` if the claim is gone; then
     /// nothing is stored.
     async fn finish_turn(&self, finish: FinishTurn) -> Result<Option<FinishOutcome>>;
 

@@ -67,7 +67,7 @@ pub(super) fn to_items(message: &Message) -> Vec<ConversationItem> {
     let results = tool::parse_results(&message.parts);
     let mut items = Vec::new();
     // The text of a tool message repeats its results, and a reply that only calls tools has none.
-    // An empty reply without calls is an item all the same.
+    // An empty reply without calls still becomes an item.
     if calls.is_empty() && results.is_empty() || !message.content.is_empty() && results.is_empty() {
         items.push(ConversationItem {
             id: format_item_id(ItemType::Message, &message.id, 0),

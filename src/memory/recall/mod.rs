@@ -2,8 +2,8 @@
 //!
 //! Ranking is in [`super::rank`], independent of the store, so all stores give the same results.
 //! The index of each session's path is cached between turns ([`path_index`], [`index_cache`]). A
-//! task of its own builds a missing index: a turn waits briefly and then goes on without recall, a
-//! preview waits until the index is complete.
+//! task of its own builds a missing index: a turn waits briefly and then continues without recall,
+//! a preview waits until the index is complete.
 
 mod index_cache;
 mod path_index;

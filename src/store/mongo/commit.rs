@@ -103,7 +103,7 @@ impl MongoTransaction {
             match self.try_write_session(loaded).await {
                 Ok(true) => return Ok(()),
                 // A new session whose id exists: either the first try of this insert succeeded and
-                // its answer was lost, or the id is taken.
+                // its response was lost, or the id is taken.
                 Err(error) if is_duplicate_key(&error) => {
                     return match self.was_committed(loaded).await? {
                         true => Ok(()),

@@ -300,7 +300,7 @@ impl MongoTransaction {
                 Err(error) => return self.check_result(Err(error)),
             }
         }
-        // Another version: written by a try whose answer was lost, or by another client.
+        // Another version: written by a try whose response was lost, or by another client.
         let own_change = projects.find_one(doc! { "_id": id, "changes": name }).await;
         match self.check_result(own_change)? {
             Some(_) => Ok(()),

@@ -34,7 +34,7 @@ impl SessionStore for MongoStore {
         now: Timestamp,
     ) -> Result<(Session, bool)> {
         // Chosen here and not in the rules: all attempts must create the same session, so that a
-        // commit whose answer was lost is recognized.
+        // commit whose response was lost is recognized.
         let id = new.id.clone().unwrap_or_else(SessionId::generate);
         let new = NewSession { id: Some(id), ..new };
         let new = &new;

@@ -5,8 +5,8 @@
 //! retries.
 //!
 //! The rules may run several times for one operation. Everything they change therefore stays in
-//! [`MongoTransaction`] until the commit, apart from writes that mean nothing without it: the
-//! content of a queued turn (`queue.rs`) and the record of an idempotent request
+//! [`MongoTransaction`] until the commit, apart from writes that have no effect without it:
+//! the content of a queued turn (`queue.rs`) and the record of an idempotent request
 //! (`idempotency.rs`).
 
 use super::documents::SessionDoc;
@@ -48,7 +48,7 @@ pub(super) struct MongoTransaction {
     pub(super) collections: Collections,
     pub(super) client_session: ClientSession,
     pub(super) mode: TransactionMode,
-    /// Left in the `commits` of each document that it writes, so that a commit whose answer was
+    /// Left in the `commits` of each document that it writes, so that a commit whose response was
     /// lost can be recognized.
     pub(super) commit_id: String,
     /// The session being changed. Loading another one commits it first.
@@ -185,7 +185,7 @@ impl MongoStore {
         }
     }
 
-    /// Runs the rules until they commit, fail for good, or the time of `mode` is over.
+    /// Runs the rules until they commit, fail permanently, or exceed the timeout of `mode`.
     ///
     /// Errors: those of the rules; `store_unavailable` if the database stays unreachable, if other
     /// writers keep winning, or if the outcome is unknown.
@@ -202,7 +202,7 @@ impl MongoStore {
         let mut backoff = MIN_BACKOFF;
         let mut duplicates = 0;
         // These two outlive an attempt: a retry must recognize its own idempotency records, and
-        // must not go to the end of the line for the session's lock.
+        // must keep its place in the queue for the session lock.
         let mut written_requests = HashMap::new();
         let mut session_guard = None;
         loop {

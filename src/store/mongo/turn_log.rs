@@ -1,7 +1,7 @@
 //! The turn log in MongoDB, heartbeats of instances, and recovery of orphaned turns.
 //!
 //! A batch of the log is one document, unique by turn and batch number. That uniqueness is what
-//! ends an orphaned turn for good: the instance that recovers it inserts an empty batch, the
+//! ends an orphaned turn permanently: the instance that recovers it inserts an empty batch, the
 //! **seal**, after the last one. If the former owner was only paused, its next batch collides with
 //! the seal and it stops. Its reply is rejected as well, because the claim in the session's
 //! document was taken away first.
@@ -109,7 +109,7 @@ impl TurnLogStore for MongoStore {
             match inserted {
                 Ok(_) => {}
                 // Unordered, so all other batches were inserted. A batch that exists is either
-                // ours, from a try whose answer was lost, or a seal.
+                // ours, from a try whose response was lost, or a seal.
                 Err(error) if is_duplicate_key(&error) => {
                     for entry in held {
                         if !self.is_batch_written(&entry).await? {
@@ -316,7 +316,7 @@ impl MongoStore {
     }
 
     /// Whether a turn that this run has claimed has not been running for a whole lease. That
-    /// happens if the answer to its claim was lost: the claim is stored, but no task was started.
+    /// happens if the response to its claim was lost: the claim is stored, but no task was started.
     fn is_abandoned(&self, turn: &TurnId, running: &HashSet<TurnId>) -> bool {
         // A turn that was claimed a moment ago may not be registered as running yet, so the first
         // sighting only starts the clock.

@@ -112,7 +112,7 @@ async fn begin_with_message(
         ensure_role_allowed(&row, &begin.principal, preceding.role)?;
     }
     // Admission and quotas are checked before the first write, even if the turn only gets queued:
-    // its client is waiting for an answer now.
+    // its client is waiting for a response now.
     (begin.admission)(
         &row.session,
         MessageSize::measure(&message.body.content, &message.body.parts, message.tokens),
@@ -244,7 +244,7 @@ pub(in crate::store) async fn finish_turn(
     Ok(Some(FinishOutcome { next, skipped }))
 }
 
-/// Whether this very reply is stored already, because the answer to an earlier attempt was lost.
+/// Whether this very reply is stored already, because the response to an earlier attempt was lost.
 async fn is_reply_stored(
     tx: &mut impl StoreTransaction,
     row: &SessionRow,

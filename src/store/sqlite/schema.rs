@@ -102,7 +102,7 @@ fn detect_schema(connection: &Connection) -> Result<SchemaState> {
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     Ok(match (application == i64::from(APPLICATION_ID), tables) {
         (true, _) => SchemaState::Versioned(read("user_version")?.try_into().unwrap_or(0)),
-        // A file without tables may become ours, whatever its application id.
+        // A file without tables may be used regardless of its application id.
         (false, 0) => SchemaState::Empty,
         (false, _) => SchemaState::Foreign,
     })

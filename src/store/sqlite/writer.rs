@@ -310,7 +310,7 @@ mod tests {
                 Err(Error::new(ErrorKind::SessionBusy, "no"))
             }),
             harness.submit(WritePriority::Interactive, |db| insert_line(db, "two", Some("one"))),
-            // An error of SQLite is treated like one of ours.
+            // An error of SQLite is treated like an error of the rules.
             harness.submit(WritePriority::Interactive, |db| {
                 insert_line(db, "half", None)?;
                 insert_line(db, "one", None)

@@ -206,7 +206,7 @@ async fn start_turn(
         let reply = api.chat.stream_turn(turn).await.map_err(rename_results_error)?;
         return Ok((reply, None));
     }
-    // Only these can be streamed again later, so only their events are recorded for good.
+    // Only these can be streamed again later, so only their events are recorded permanently.
     let is_recorded = request.is_background && request.is_stream;
     let started = api.chat.start_response(turn, request.to_json()?, is_recorded).await;
     started.map_err(rename_results_error)

@@ -102,7 +102,7 @@ impl ResponseEventStream {
     /// sequence number `after`.
     pub(super) fn into_background(mut self, after: Option<u32>) -> Self {
         self.is_background = true;
-        // Earlier events are produced all the same, because their numbers follow from the order.
+        // Earlier events are still produced, because their numbers follow from the order.
         self.first_sequence = after.map_or(0, |after| after.saturating_add(1));
         self.push_lifecycle_event("response.created", "queued");
         self.push_lifecycle_event("response.queued", "queued");
