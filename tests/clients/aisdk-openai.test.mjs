@@ -10,8 +10,9 @@ const SKY = { Oslo: "rain", Rome: "sun" };
 
 const echoic = await start((provider) => {
   const call = (city) => ({ name: "weather", id: `call_${city}`, arguments: JSON.stringify({ city }) });
-  provider.onToolResult("call_Rome", { content: "Rome it is." });
-  provider.onToolResult("call_Oslo", { toolCalls: [call("Rome")] });
+  // Not by the ids of the calls: a client that sends the whole history only knows the server's ids.
+  provider.on({ toolResultContains: SKY.Rome }, { content: "Rome it is." });
+  provider.on({ toolResultContains: SKY.Oslo }, { toolCalls: [call("Rome")] });
   provider.onMessage("where", { toolCalls: [call("Oslo")] });
   provider.onMessage("ponder", { content: HELLO, reasoning: "Hm, who is that?" });
   provider.onMessage("more", { content: "As you like." });

@@ -22,7 +22,8 @@ const released = new Promise((resolve) => (release = resolve));
 const echoic = await start((provider) => {
   const call = (city) => ({ name: "weather", id: `call_${city}`, arguments: JSON.stringify({ city }) });
   const usage = { prompt_tokens: 21, completion_tokens: 13 };
-  provider.onToolResult("call_Rome", { content: "Rain and sun." });
+  // Not by the id of a call: a client that sends the whole history only knows the server's ids.
+  provider.on({ hasToolResult: true }, { content: "Rain and sun." });
   provider.onMessage("greet", { content: ANSWER, usage });
   provider.onMessage("remember", { content: "You were greeted." });
   provider.onMessage("weather", { toolCalls: [call("Oslo"), call("Rome")] });

@@ -6,7 +6,7 @@ use super::message_content::MessageContent;
 use crate::chat::PrecedingMessage;
 use crate::domain::content::{ContentError, MessageBody};
 use crate::domain::image::find_images;
-use crate::domain::message::{FinishReason, MessagePart, MessageParts, Status};
+use crate::domain::message::{CallOrigin, FinishReason, MessagePart, MessageParts, Status};
 use crate::domain::tool::{self, NewToolResult, ToolCall};
 use crate::domain::{Message, MessageId, MessageType, Role};
 use crate::error::{Error, Result};
@@ -42,12 +42,15 @@ enum ItemPayload {
         content: Vec<Value>,
     },
     Call {
-        /// The ID that the model gave the call.
+        /// The ID of the call, which its output refers to.
         call_id: String,
         /// Name of the function.
         name: String,
         /// Arguments of the function as JSON.
         arguments: String,
+        /// Not shown; kept for items that a later request refers to.
+        #[serde(skip)]
+        origin: Option<CallOrigin>,
     },
     Output {
         /// The ID that the model gave the call.
@@ -98,12 +101,12 @@ fn build_call_item(
     call: ToolCall,
     status: &'static str,
 ) -> ConversationItem {
-    let ToolCall { id: call_id, name, input: arguments, .. } = call;
+    let ToolCall { id: call_id, name, input: arguments, origin } = call;
     ConversationItem {
         id: format_item_id(ItemType::Call, message, nth),
         kind: "function_call",
         status,
-        payload: ItemPayload::Call { call_id, name, arguments },
+        payload: ItemPayload::Call { call_id, name, arguments, origin },
     }
 }
 
@@ -184,8 +187,8 @@ impl InputItem {
     /// Converts an item of an earlier response that a client refers to by its ID.
     pub(super) fn from_item(item: ConversationItem) -> Self {
         match item.payload {
-            ItemPayload::Call { call_id: id, name, arguments: input } => {
-                Self::Call(ToolCall { id, name, input, origin: None })
+            ItemPayload::Call { call_id: id, name, arguments: input, origin } => {
+                Self::Call(ToolCall { id, name, input, origin })
             }
             ItemPayload::Message { role, content } => {
                 // Output items contain text only.
@@ -312,6 +315,6 @@ fn to_call_part(call: ToolCall) -> MessagePart {
         input: tool::encode_input(&call.input),
         tool_call_id: call.id,
         tool_name: call.name,
-        origin: None,
+        origin: call.origin,
     }
 }
