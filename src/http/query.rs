@@ -1,7 +1,7 @@
 //! Query parameters: strict, and described by the struct that they are extracted into.
 //!
-//! Unknown, repeated and invalid parameters are refused, and one error names all of them. A route
-//! whose OpenAPI operation has no query parameters refuses any.
+//! Unknown, repeated and invalid parameters are rejected, and one error names all of them. A route
+//! whose OpenAPI operation has no query parameters rejects every parameter.
 
 use super::param::parse_number;
 use super::route_policy::RoutePolicy;
@@ -44,7 +44,7 @@ impl<T: RouteQuery, S: Send + Sync> FromRequestParts<S> for QueryParams<T> {
     }
 }
 
-/// Middleware that refuses query parameters on routes that document none.
+/// Middleware that rejects query parameters on routes that document none.
 pub(super) async fn refuse_unexpected_query(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let is_free = parts.extensions.get::<RoutePolicy>().is_none_or(|policy| policy.takes_query);

@@ -44,8 +44,8 @@ pub(super) struct RoutePolicy {
     pub(super) is_audited_by_handler: bool,
     /// Query parameters that clients send and that have no effect here.
     pub(super) ignored_params: &'static [&'static str],
-    /// Whether query parameters reach the handler; otherwise any is refused. True unless the
-    /// OpenAPI document says that there are none.
+    /// Whether query parameters reach the handler; otherwise they are rejected. True unless the
+    /// OpenAPI document lists no parameters for the route.
     pub(super) takes_query: bool,
 }
 

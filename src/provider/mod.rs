@@ -202,7 +202,7 @@ pub struct ProviderError {
     /// Whether no part of the prompt was sent, so that the call cost nothing.
     pub is_unsent: bool,
     /// Whether the endpoint refused the request itself. The reason may be the length of the prompt,
-    /// whatever the message says.
+    /// regardless of the message.
     pub may_be_too_long: bool,
 }
 

@@ -218,8 +218,8 @@ fn is_exchange(message: &&PromptMessage) -> bool {
 }
 
 /// Whether thinking may be requested. A model that continues after tool results expects its own
-/// signed thinking back. Where another model made the calls there is none, and this model continues
-/// without thinking.
+/// signed thinking back. If another model made the calls, there is no such thinking, and this model
+/// continues without thinking.
 fn can_think(conversation: &[PromptMessage], prompt: &Prompt) -> bool {
     let has_thinking = |message: &PromptMessage| {
         message.calls.iter().any(|call| !thinking_blocks(call, prompt).is_empty())
