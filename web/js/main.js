@@ -18,6 +18,8 @@ import { acceptDrops, importFiles } from "./transfer.js";
 const NARROW = matchMedia("(max-width: 760px)");
 const MEDIUM = matchMedia("(max-width: 1100px)");
 
+const LIST_WAIT_MS = 1000;
+
 /** @type {Partial<Record<ConnectionState, string>>} */
 const NOTICES = {
   connecting: "Connecting…",
@@ -62,7 +64,9 @@ export class App {
     acceptDrops(this);
     this.#showRoute();
     eventStream.start();
-    this.sessions.load();
+    // The event stream loads the list once it is connected. A proxy that delays the stream must not
+    // delay the list.
+    setTimeout(() => this.sessions.ensureLoaded(), LIST_WAIT_MS);
   }
 
   /** @param {Session | null} session `null` for a new chat */

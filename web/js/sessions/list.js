@@ -60,6 +60,9 @@ export class SessionList {
     return this.load();
   }
 
+  ensureLoaded() {
+    return this.#loadNumber === 0 ? this.load() : undefined;
+  }
 
   async load() {
     this.#loadNumber += 1;
