@@ -1,10 +1,10 @@
 //! The server is killed at random moments while eight clients use it, and started again:
 //! everything acknowledged is there, once and in order. The same holds for two servers on one
-//! database, where one is killed and the other is asked.
+//! database, where one is killed and the other is asked, and where the database itself is killed.
 //!
 //! `ECHOIC_CRASH_ROUNDS=200 cargo nextest run crash` runs more rounds.
 
-use crate::support::mongo::database;
+use crate::support::mongo::{MongoServer, database};
 use crate::support::paced::{PacedProvider, answer};
 use crate::support::process::ServerProcess;
 use crate::support::server::fetch;
@@ -15,6 +15,7 @@ use proptest::test_runner::TestRunner;
 use reqwest::Client;
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tempfile::TempDir;
@@ -93,7 +94,11 @@ impl CrashClient {
                 self.cut = TurnState::Unanswered(question);
                 return self;
             };
-            assert_eq!(response.status(), 200);
+            if response.status() != 200 {
+                assert_eq!(response.status(), 503, "only the database may be away");
+                self.cut = TurnState::Unanswered(question);
+                return self;
+            }
             let mut frames = FrameReader::new(response);
             let mut deltas = Vec::new();
             loop {
@@ -242,6 +247,36 @@ async fn surviving_instance_has_everything_a_killed_one_had() {
     run_kill_rounds::<2>(&folder, &upstream, &shared, round_count(10)).await;
 }
 
+#[tokio::test]
+async fn killed_database_keeps_everything_acknowledged() {
+    let Some(mut database) = MongoServer::start(&[]).await else { return };
+    let (folder, upstream) = (tempfile::tempdir().unwrap(), PacedProvider::start().await);
+    let variables = server_variables(&upstream, &[("DATABASE_URL", database.url("crash"))]);
+    let mut random = random_numbers();
+    let mut clients: Vec<_> =
+        (0..SESSIONS).map(|session| CrashClient::new(session, LOST_TAIL_SHARED)).collect();
+    let server = ServerProcess::start(folder.path(), &variables).await;
+    for _ in 0..round_count(6) {
+        let budget = WordBudget::of(random(1..800));
+        let talks = clients.drain(..).map(|client| {
+            let lengths = (0..8).map(|_| random(1..80)).collect();
+            tokio::spawn(client.talk(server.base.clone(), budget.clone(), lengths))
+        });
+        let talks: Vec<_> = talks.collect();
+        within_deadline(budget.over.cancelled()).await;
+        database.kill().await;
+        database.start_again(&[]).await;
+        for talk in talks {
+            clients.push(within_deadline(talk).await.unwrap());
+        }
+        wait_until_ready(&server.base).await;
+        for client in &mut clients {
+            client.check_session(&server.base).await;
+        }
+    }
+    assert_one_reply_each(&clients);
+}
+
 /// Kills one of `SERVERS` servers each round and checks every session on a server that survived.
 async fn run_kill_rounds<const SERVERS: usize>(
     folder: &TempDir,
@@ -249,14 +284,8 @@ async fn run_kill_rounds<const SERVERS: usize>(
     settings: &[(&'static str, String)],
     rounds: usize,
 ) {
-    let mut variables = HashMap::from([
-        ("PORT", "0".to_owned()),
-        ("OPENAI_BASE_URL", upstream.base_url.clone()),
-        ("ECHOIC_MODEL", "paced-1".to_owned()),
-    ]);
-    variables.extend(settings.iter().cloned());
-    let mut runner = TestRunner::deterministic();
-    let mut random = |range: std::ops::Range<usize>| range.new_tree(&mut runner).unwrap().current();
+    let variables = server_variables(upstream, settings);
+    let mut random = random_numbers();
     let max_lost_words = if SERVERS == 1 { LOST_TAIL } else { LOST_TAIL_SHARED };
     let mut clients: Vec<_> =
         (0..SESSIONS).map(|session| CrashClient::new(session, max_lost_words)).collect();
@@ -286,8 +315,41 @@ async fn run_kill_rounds<const SERVERS: usize>(
             client.check_session(&base).await;
         }
     }
+    let asked = assert_one_reply_each(&clients);
+    assert!(upstream.calls() <= asked + rounds * SESSIONS);
+}
+
+fn server_variables(
+    upstream: &PacedProvider,
+    settings: &[(&'static str, String)],
+) -> HashMap<&'static str, String> {
+    let mut variables = HashMap::from([
+        ("PORT", "0".to_owned()),
+        ("OPENAI_BASE_URL", upstream.base_url.clone()),
+        ("ECHOIC_MODEL", "paced-1".to_owned()),
+    ]);
+    variables.extend(settings.iter().cloned());
+    variables
+}
+
+/// Numbers from a range, the same in every run.
+fn random_numbers() -> impl FnMut(Range<usize>) -> usize {
+    let mut runner = TestRunner::deterministic();
+    move |range| range.new_tree(&mut runner).unwrap().current()
+}
+
+/// Polls until the server can use its database.
+async fn wait_until_ready(base: &str) {
+    let client = Client::builder().no_proxy().build().unwrap();
+    let path = format!("{base}/health/ready");
+    let is_ready = async || fetch(client.get(&path)).await.status == 200;
+    within_deadline(async { while !is_ready().await {} }).await;
+}
+
+/// Returns the number of questions.
+fn assert_one_reply_each(clients: &[CrashClient]) -> usize {
     let asked: usize = clients.iter().map(|client| client.asked).sum();
     let kept: usize = clients.iter().map(|client| client.ledger.len()).sum();
     assert_eq!(kept, 2 * asked, "one question, one reply");
-    assert!(upstream.calls() <= asked + rounds * SESSIONS);
+    asked
 }

@@ -88,6 +88,11 @@ impl MongoServer {
         within_deadline(self.child.wait()).await.unwrap();
     }
 
+    /// Kills the server without a chance to clean up, like a power cut; its data stays.
+    pub async fn kill(&mut self) {
+        within_deadline(self.child.kill()).await.unwrap();
+    }
+
     /// Starts it again with the same port and data.
     pub async fn start_again(&mut self, arguments: &[&str]) {
         self.child = spawn(&self.folder, self.port, arguments).await.unwrap();
