@@ -13,7 +13,7 @@ pub(super) use reply::{StreamParser, open_reply_stream};
 use super::{ProviderError, ProviderErrorKind};
 use crate::domain::text::truncate_chars;
 use futures::StreamExt;
-use reqwest::header::{HeaderMap, HeaderValue};
+use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Url};
 use std::time::Duration;
@@ -23,9 +23,11 @@ const MIN_SECRET_BYTES: usize = 8;
 /// Upper bound of a body that is not streamed.
 const MAX_BODY_BYTES: usize = 4 << 20;
 
-/// Settings of every client.
+/// Settings of every client. Compression is accepted but not asked for, since it delays a stream.
 pub(super) fn client_builder() -> ClientBuilder {
+    let headers = HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))]);
     Client::builder()
+        .default_headers(headers)
         .user_agent(concat!("echoic/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(Duration::from_secs(10))
 }

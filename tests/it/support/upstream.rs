@@ -5,7 +5,7 @@ use super::within_deadline;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
@@ -101,8 +101,17 @@ impl ProviderCall {
     }
 
     /// Answers with a body of any type.
-    pub fn answer(mut self, status: u16, content_type: &str, body: impl Into<Body>) {
-        let headers = [(header::CONTENT_TYPE, content_type.to_owned())];
+    pub fn answer(self, status: u16, content_type: &str, body: impl Into<Body>) {
+        self.answer_with(status, [(header::CONTENT_TYPE, content_type.to_owned())], body);
+    }
+
+    /// Answers with these headers and a body.
+    pub fn answer_with<const COUNT: usize>(
+        mut self,
+        status: u16,
+        headers: [(HeaderName, String); COUNT],
+        body: impl Into<Body>,
+    ) {
         let status = StatusCode::from_u16(status).unwrap();
         let response = (status, headers, body.into()).into_response();
         let _ = self.answer.take().unwrap().send(response);
