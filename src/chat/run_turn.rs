@@ -12,7 +12,7 @@ use crate::clock;
 use crate::domain::attachment::render_text_and_images;
 use crate::domain::message::FinishReason;
 use crate::domain::session::SessionSettings;
-use crate::domain::{Session, tool};
+use crate::domain::{Session, SessionId, tool};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{AssembledPrompt, PlanInput, PromptCount, PromptInput};
 use crate::provider::{Prompt, ProviderError, ProviderErrorKind, ProviderEvents};
@@ -224,8 +224,33 @@ impl ChatService {
                     // actually used, not the budget, makes sure that the second prompt is shorter.
                     plan.halve_memory(assembled.memory_tokens());
                 }
-                opened => return opened.map_err(Error::from),
+                opened => {
+                    if is_shortened {
+                        self.record_retried_prompt(&started.session.id, &assembled, &opened);
+                    }
+                    return opened.map_err(Error::from);
+                }
             }
+        }
+    }
+
+    /// Remembers the size of a shortened prompt, so that the session's next turn does not begin
+    /// with a prompt that is refused.
+    fn record_retried_prompt(
+        &self,
+        session: &SessionId,
+        assembled: &AssembledPrompt,
+        opened: &Result<ProviderEvents, ProviderError>,
+    ) {
+        let AssembledPrompt { model, counted_tokens, .. } = assembled;
+        match opened {
+            Ok(_) => self.memory.record_accepted_prompt(model, *counted_tokens),
+            Err(error)
+                if error.may_be_too_long || error.kind == ProviderErrorKind::ContextTooLong =>
+            {
+                self.memory.record_refused_prompt(model, session, *counted_tokens);
+            }
+            Err(_) => {}
         }
     }
 

@@ -116,10 +116,11 @@ impl Memory {
     pub async fn assemble_prompt(
         &self,
         session: &Session,
-        budget: PromptBudget,
+        mut budget: PromptBudget,
         last: Option<&MessageId>,
         new: Option<PromptInput>,
     ) -> Result<AssembledPrompt> {
+        self.apply_prompt_limits(&session.id, &mut budget);
         let message = new.as_ref().map_or("", |new| &new.text);
         let project = self.build_project_section(session, &budget, message).await?;
         let stable_project =

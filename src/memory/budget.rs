@@ -116,6 +116,18 @@ impl PromptBudget {
         strategies::find_strategy(self.strategy).divide_budget(available, options)
     }
 
+    /// Limits memory, so that the prompt has at most `max_tokens` counted tokens, or no memory if
+    /// system prompt and new message take as many.
+    pub(super) fn limit_prompt(&mut self, max_tokens: u32) {
+        let framed = |tokens: u32| tokens.saturating_add(MESSAGE_TOKEN_OVERHEAD);
+        let before_new = max_tokens
+            .saturating_sub(PROMPT_TOKEN_OVERHEAD.saturating_add(framed(self.system_tokens)));
+        self.stable_tokens = self.stable_tokens.min(before_new);
+        let left = before_new.saturating_sub(framed(self.new_tokens));
+        self.available_tokens = self.available_tokens.min(left);
+        self.max_project_tokens = self.max_project_tokens.min(left / 2);
+    }
+
     /// Limits memory to half of `used_tokens`, for a retry after the provider rejected the prompt
     /// as too long. The stable shares stay, so later prompts are cut as before.
     pub fn halve_memory(&mut self, used_tokens: u32) {

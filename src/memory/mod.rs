@@ -13,6 +13,7 @@ mod history;
 mod image_tokens;
 mod preview;
 mod project;
+mod prompt_limits;
 pub mod rank;
 mod recall;
 mod sections;
@@ -43,6 +44,7 @@ use crate::prompts::PromptTemplates;
 use crate::provider::embeddings::Embedder;
 use crate::store::{MessageSize, Store};
 use image_tokens::TokenRange;
+use prompt_limits::PromptLimitTracker;
 use recall::RecallEngine;
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,6 +78,7 @@ pub struct Memory {
     recall_timeout: Duration,
     context_windows: ContextWindows,
     token_ratios: TokenRatioTracker,
+    prompt_limits: PromptLimitTracker,
 }
 
 /// A rendered system prompt and its size in o200k_base tokens.
@@ -122,6 +125,7 @@ impl Memory {
             recall_timeout: RECALL_TIMEOUT,
             context_windows: ContextWindows::default(),
             token_ratios: TokenRatioTracker::default(),
+            prompt_limits: PromptLimitTracker::default(),
         })
     }
 

@@ -2,7 +2,11 @@
 
 use crate::support::Server;
 use crate::support::sse::text_of;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
+use std::io::Write;
 
 #[tokio::test]
 async fn provider_failing_before_first_token_is_retried() {
@@ -62,6 +66,88 @@ async fn prompt_the_provider_finds_too_long_is_shortened_once() {
     let error = frames.until("error").await;
     assert!(error.data["errorText"].as_str().unwrap().contains("too long"));
     assert_eq!(server.last_message(&session).await["error"]["code"], "context_too_long");
+}
+
+#[tokio::test]
+async fn compressed_reply_nobody_asked_for_is_read() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    let (mut frames, call) = server.open_turn(&session, "hi").await;
+    assert_eq!(call.headers["accept-encoding"], "identity");
+    let chunk = json!({"choices": [{"delta": {"content": "hello"}, "finish_reason": "stop"}]});
+    let body = compress(&format!("data: {chunk}\n\ndata: [DONE]\n\n"));
+    let headers =
+        [(CONTENT_TYPE, "text/event-stream".to_owned()), (CONTENT_ENCODING, "gzip".to_owned())];
+    call.answer_with(200, headers, body);
+    assert_eq!(text_of(&frames.rest().await), "hello");
+
+    let (mut frames, call) = server.open_turn(&session, "again").await;
+    let refusal = compress(r#"{"error": {"message": "no such thing"}}"#);
+    call.answer_with(400, [(CONTENT_ENCODING, "gzip".to_owned())], refusal);
+    let error = frames.until("error").await;
+    assert!(error.data["errorText"].as_str().unwrap().contains("no such thing"));
+}
+
+fn compress(text: &str) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(text.as_bytes()).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// Refuses a prompt of more than this many bytes, in words that no vendor uses.
+async fn answer_up_to(server: &Server, max_bytes: usize) -> bool {
+    let call = server.upstream.call().await;
+    let is_accepted = call.prompt().concat().len() <= max_bytes;
+    match is_accepted {
+        true => call.reply("fine"),
+        false => call.refuse(422, json!({"detail": "this is more than I can chew"})),
+    }
+    is_accepted
+}
+
+async fn fill_session(server: &Server) -> String {
+    let session = server.session().await;
+    let words = "some words of an answer ".repeat(100);
+    for number in 0..10 {
+        server.turn(&session, &format!("question {number}"), &words).await;
+    }
+    session
+}
+
+#[tokio::test]
+async fn refused_size_is_remembered_for_the_model() {
+    let server = Server::start().await;
+    let session = fill_session(&server).await;
+    let other = fill_session(&server).await;
+    let (mut frames, call) = server.open_turn(&session, "one more").await;
+    assert_eq!(call.prompt().len(), 22);
+    call.refuse(422, json!({"detail": "this is more than I can chew"}));
+    assert!(answer_up_to(&server, 14_000).await, "half the memory fits");
+    assert_eq!(text_of(&frames.rest().await), "fine");
+    for session in [&session, &other] {
+        let (mut frames, call) = server.open_turn(session, "and another").await;
+        assert!(call.prompt().concat().len() <= 14_000);
+        call.reply("at once");
+        assert_eq!(text_of(&frames.rest().await), "at once");
+    }
+}
+
+#[tokio::test]
+async fn session_recovers_when_half_the_memory_is_refused() {
+    let server = Server::start().await;
+    let session = fill_session(&server).await;
+    let mut failed = 0;
+    loop {
+        let mut frames = server.chat(json!({"sessionId": session, "message": "one more"})).await;
+        if answer_up_to(&server, 6000).await || answer_up_to(&server, 6000).await {
+            assert_eq!(text_of(&frames.rest().await), "fine");
+            break;
+        }
+        frames.until("error").await;
+        failed += 1;
+        assert!(failed < 4, "the session never recovers");
+    }
+    assert!(failed > 0, "the first turn was too long by far");
 }
 
 #[tokio::test]
