@@ -14,6 +14,7 @@ use crate::domain::{Message, MessageId, MessageType, SessionId, Status, TurnId, 
 use crate::provider::ProviderEvent;
 use bytes::Bytes;
 use serde_json::Value;
+use std::mem;
 
 /// Maximum size of a reply with its function calls, in bytes. Texts may be stored twice, in the
 /// content and among the parts, and a MongoDB document holds 16 MiB.
@@ -219,6 +220,7 @@ impl Transcript {
                     });
                     self.append_delta(delta);
                 }
+                ProviderEvent::ThoughtsEnd => self.end_thoughts(),
                 ProviderEvent::ToolCall { index, provider_id, name, opaque_data } => {
                     let id = tool::derive_call_id(&self.turn_id, self.calls().count());
                     let data = ProviderData { call_id: provider_id, opaque_data };
@@ -300,6 +302,17 @@ impl Transcript {
             Some(text) if text.is_empty() => *text = delta,
             Some(text) => text.push_str(&delta),
             None => {}
+        }
+    }
+
+    /// Makes the text so far reasoning. It was already sent as text, so only the stored message and
+    /// later prompts are free of it.
+    fn end_thoughts(&mut self) {
+        self.close_part();
+        for part in &mut self.parts {
+            if let ReplyPart::Text(text) = part {
+                *part = ReplyPart::Reasoning(mem::take(text));
+            }
         }
     }
 
@@ -706,6 +719,21 @@ mod tests {
                 "[DONE]"
             ]
         );
+    }
+
+    #[test]
+    fn text_that_turns_out_to_be_thoughts_is_stored_as_such() {
+        let (transcript, frames) = run_transcript(vec![
+            vec![text_event("hm "), text_event("yes\n")],
+            vec![ProviderEvent::ThoughtsEnd, text_event("Yes.")],
+        ]);
+        assert_eq!(transcript.message_body(None).content, "Yes.");
+        assert_eq!(
+            transcript.message_parts(None).as_json(),
+            r#"[{"type":"reasoning","text":"hm yes\n"}]"#
+        );
+        let text_starts = frames.iter().filter(|frame| frame["type"] == "text-start");
+        assert_eq!(text_starts.count(), 2);
     }
 
     #[test]

@@ -82,6 +82,8 @@ pub enum ProviderEvent {
     Text(String),
     /// Delta of the reasoning that precedes the answer.
     Reasoning(String),
+    /// The text so far turned out to be reasoning.
+    ThoughtsEnd,
     /// Start of a function call. Its arguments follow as [`ProviderEvent::ToolInput`].
     ToolCall {
         /// Number of the call in this reply.
@@ -327,6 +329,7 @@ async fn collect_completion(
         for event in batch? {
             match event {
                 ProviderEvent::Text(text) => completion.text.push_str(&text),
+                ProviderEvent::ThoughtsEnd => completion.text.clear(),
                 ProviderEvent::Usage(usage) => {
                     completion.usage = Some(usage.or_earlier(completion.usage))
                 }

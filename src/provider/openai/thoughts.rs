@@ -25,8 +25,12 @@ const TAGS: &[(&str, &str)] = &[
     // OpenThinker.
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     // gpt-oss.
-    ("<|channel|>analysis<|message|>", "<|end|>"),
+    ("<|channel|>analysis<|message|>", END_OF_MESSAGE),
 ];
+/// Ends thoughts only after their opening tag. Some models write it at the end of an answer.
+const END_OF_MESSAGE: &str = "<|end|>";
+/// First byte of `◁`.
+const TRIANGLE_BYTE: u8 = 0xe2;
 /// Marks before the answer, which are not part of it.
 const ANSWER_MARKS: &[&str] = &[
     "<|start|>assistant<|channel|>final<|message|>",
@@ -45,6 +49,8 @@ pub(super) struct ThoughtSplitter {
     state: SplitState,
     /// Text that may be the beginning of a tag.
     pending: String,
+    /// Whether the text so far ends within Markdown code, judging by its backticks.
+    is_within_code: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +62,9 @@ enum SplitState {
     Thinking(&'static str),
     /// After thoughts, before the answer. White space between them is dropped.
     AfterThoughts,
+    /// In text that may turn out to be thoughts: some templates open them in the prompt, so that
+    /// the reply holds only the closing tag.
+    Unmarked,
     /// In the answer, which may contain such tags as text.
     Answer,
 }
@@ -63,6 +72,13 @@ enum SplitState {
 impl ThoughtSplitter {
     pub(super) fn push(&mut self, events: &mut Vec<ProviderEvent>, text: String) {
         if self.state == SplitState::Answer {
+            push_text(events, Some(text));
+            return;
+        }
+        let may_begin_tag =
+            || memchr::memchr3(b'<', b'[', TRIANGLE_BYTE, text.as_bytes()).is_some();
+        if self.state == SplitState::Unmarked && self.pending.is_empty() && !may_begin_tag() {
+            self.is_within_code ^= has_odd_backticks(&text);
             push_text(events, Some(text));
             return;
         }
@@ -77,16 +93,17 @@ impl ThoughtSplitter {
             SplitState::Thinking(_) => push_reasoning(events, Some(pending)),
             // White space after thoughts is not an answer.
             SplitState::AfterThoughts if pending.trim().is_empty() => {}
-            SplitState::Start | SplitState::AfterThoughts | SplitState::Answer => {
-                push_text(events, Some(pending));
-            }
+            SplitState::Start
+            | SplitState::AfterThoughts
+            | SplitState::Unmarked
+            | SplitState::Answer => push_text(events, Some(pending)),
         }
     }
 
     /// Emits the part of the pending text that is decided. Returns whether more may be.
     fn advance(&mut self, events: &mut Vec<ProviderEvent>) -> bool {
         match self.state {
-            SplitState::Start | SplitState::AfterThoughts => self.begin_part(events),
+            SplitState::Start | SplitState::AfterThoughts => self.begin_part(),
             SplitState::Thinking(closing) => {
                 let lower = self.pending.to_ascii_lowercase();
                 if let Some(at) = lower.find(closing) {
@@ -100,6 +117,7 @@ impl ThoughtSplitter {
                 push_reasoning(events, Some(std::mem::replace(&mut self.pending, rest)));
                 false
             }
+            SplitState::Unmarked => self.find_closing_tag(events),
             SplitState::Answer => {
                 push_text(events, Some(std::mem::take(&mut self.pending)));
                 false
@@ -107,8 +125,38 @@ impl ThoughtSplitter {
         }
     }
 
+    /// Emits text up to the first tag, or up to an end that may become one. The first tag decides:
+    /// only a closing tag outside of code ends thoughts.
+    fn find_closing_tag(&mut self, events: &mut Vec<ProviderEvent>) -> bool {
+        let lower = self.pending.to_ascii_lowercase();
+        let tags = || TAGS.iter().filter(|(_, closing)| *closing != END_OF_MESSAGE);
+        let find = |tag: &'static str| Some((lower.find(tag)?, tag));
+        let opening = tags().filter_map(|(opening, _)| find(opening)).min();
+        let closing = tags().filter_map(|(_, closing)| find(closing)).min();
+        let Some((at, tag)) = opening.into_iter().chain(closing).min() else {
+            let ends = tags().flat_map(|(opening, closing)| [opening, closing]);
+            let held_back = ends.map(|tag| partial_tag_len(&lower, tag)).max().unwrap_or(0);
+            let rest = self.pending.split_off(lower.len() - held_back);
+            let text = std::mem::replace(&mut self.pending, rest);
+            self.is_within_code ^= has_odd_backticks(&text);
+            push_text(events, Some(text));
+            return false;
+        };
+        let is_within_code = self.is_within_code ^ has_odd_backticks(&self.pending[..at]);
+        if opening == Some((at, tag)) || is_within_code {
+            self.state = SplitState::Answer;
+            return true;
+        }
+        let rest = self.pending.split_off(at + tag.len());
+        self.pending.truncate(at);
+        push_text(events, Some(std::mem::replace(&mut self.pending, rest)));
+        events.push(ProviderEvent::ThoughtsEnd);
+        self.state = SplitState::AfterThoughts;
+        true
+    }
+
     /// Decides whether thoughts or the answer begin.
-    fn begin_part(&mut self, events: &mut Vec<ProviderEvent>) -> bool {
+    fn begin_part(&mut self) -> bool {
         let text = self.pending.trim_start();
         let skipped = self.pending.len() - text.len();
         let start = truncate_bytes(text, MAX_TAG_BYTES).to_ascii_lowercase();
@@ -118,8 +166,8 @@ impl ThoughtSplitter {
             if self.state == SplitState::AfterThoughts {
                 self.pending.clear();
             } else {
-                self.state = SplitState::Answer;
-                push_text(events, Some(std::mem::take(&mut self.pending)));
+                self.state = SplitState::Unmarked;
+                return true;
             }
             return false;
         }
@@ -139,11 +187,16 @@ impl ThoughtSplitter {
         }
         if self.state == SplitState::AfterThoughts {
             self.pending.drain(..skipped);
+            self.state = SplitState::Answer;
+        } else {
+            self.state = SplitState::Unmarked;
         }
-        self.state = SplitState::Answer;
-        push_text(events, Some(std::mem::take(&mut self.pending)));
-        false
+        true
     }
+}
+
+fn has_odd_backticks(text: &str) -> bool {
+    memchr::memchr_iter(b'`', text.as_bytes()).count() % 2 == 1
 }
 
 /// At most this many bytes of a text, without cutting a character.
@@ -176,6 +229,7 @@ mod tests {
             match event {
                 ProviderEvent::Text(text) => answer.push_str(&text),
                 ProviderEvent::Reasoning(text) => thoughts.push_str(&text),
+                ProviderEvent::ThoughtsEnd => thoughts.push_str(&std::mem::take(&mut answer)),
                 other => panic!("{other:?}"),
             }
         }
@@ -199,6 +253,22 @@ mod tests {
     }
 
     #[test]
+    fn closing_tag_alone_ends_thoughts_opened_in_the_prompt() {
+        for (_, closing) in TAGS.iter().filter(|(_, closing)| *closing != END_OF_MESSAGE) {
+            for before in ["They say `hi`.\n<b>\n", "hm"] {
+                let text = format!("{before}{closing}\n\nHello **Ada**.\n");
+                for size in 1..text.chars().count() {
+                    let (thoughts, answer) = split(&text, size);
+                    assert_eq!(thoughts, before, "{text} by {size}");
+                    assert_eq!(answer, "Hello **Ada**.\n", "{text} by {size}");
+                }
+            }
+        }
+        assert_eq!(split("hm</think>", 3), ("hm".to_owned(), String::new()));
+        assert_eq!(split("</think>\nHi", 3), (String::new(), "Hi".to_owned()));
+    }
+
+    #[test]
     fn text_without_thoughts_is_unchanged() {
         for text in [
             "",
@@ -208,6 +278,10 @@ mod tests {
             "Hi",
             "<b>bold</b>",
             " a <think>b</think> c",
+            "It ends with `</think>`, a <b>tag</b>.",
+            "```\n</think>\n```\n</thin\n<\n",
+            "Between <think> and </think> it thinks. </think>",
+            "Done.<|end|>",
             "[thing]",
             "◁",
             "\n\n",
