@@ -125,7 +125,7 @@ impl ChatService {
         let mut transcript = Transcript::from_log(turn.turn_id.clone(), &log);
         // Readers that follow the log get the same end as after a normal cancellation.
         transcript.end_stream(StreamEnd::Abort);
-        let body = transcript.message_body(None);
+        let body = transcript.message_body();
         let tokens = tokens::count_tokens_async(&body.countable_text()).await;
         let usage = Usage { completion_tokens: tokens.into(), estimated: true, ..Usage::default() };
         let reply = NewMessage {

@@ -329,7 +329,7 @@ impl Default for MessageParts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CallOrigin {
-    /// Name of the provider.
+    /// Name of the endpoint: the protocol, and the address unless it is the vendor's own.
     pub provider: String,
     /// Name of the model.
     pub model: String,

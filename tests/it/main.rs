@@ -41,6 +41,7 @@ mod messages;
 mod migrate;
 mod mongo;
 mod nodes;
+mod opaque_data;
 mod openapi;
 mod origins;
 mod project_memory;
