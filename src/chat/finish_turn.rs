@@ -1,11 +1,12 @@
 //! Ends a turn: stores the reply, ends the stream, starts the next queued turn, in this order.
 
 use super::ChatService;
+use super::empty_streams::error_frames;
 use super::events::SessionEventKind;
 use super::frames::FrameBatch;
 use super::hub::TurnBuffer;
 use super::run_turn::{PromptRecord, ReplyOutcome};
-use super::transcript::{AnsweringModel, StreamEnd, Transcript, error_frames};
+use super::transcript::{StreamEnd, Transcript};
 use super::usage_policy::ConcurrencyPermit;
 use crate::clock;
 use crate::domain::content::MessageBody;
@@ -53,8 +54,7 @@ impl ChatService {
         permit: ConcurrencyPermit,
     ) {
         let model = self.answering_model(started, &transcript);
-        let answering = AnsweringModel { provider: self.provider.name(), model: &model };
-        let body = transcript.message_body(Some(answering));
+        let body = transcript.message_body();
         let tokens = tokens::count_tokens_async(&body.countable_text()).await;
         self.record_prompt_count(&transcript, record);
         let estimate = estimate_usage(record, tokens);
@@ -187,7 +187,7 @@ impl ChatService {
         );
     }
 
-    fn answering_model(&self, started: &StartedTurn, transcript: &Transcript) -> String {
+    pub(super) fn answering_model(&self, started: &StartedTurn, transcript: &Transcript) -> String {
         let requested_model =
             started.options.model.as_ref().or(started.session.settings.model.as_ref());
         let model = transcript.model().or(requested_model.map(String::as_str));

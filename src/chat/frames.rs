@@ -6,12 +6,11 @@
 //! <https://ai-sdk.dev/docs/ai-sdk-ui/stream-protocol>.
 
 use crate::domain::memory::MemoryStrategy;
-use crate::domain::message::FinishReason;
+use crate::domain::message::{CallOrigin, FinishReason};
 use crate::domain::{MessageId, SessionId, TurnId, Usage};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serde_json::value::RawValue;
 use std::io::Write;
 
@@ -140,6 +139,7 @@ pub(super) struct FrameEncoder {
     /// First frame not yet returned by `take_frames`.
     first_untaken: u64,
     buffer: Vec<u8>,
+    log_only: Vec<u8>,
 }
 
 impl FrameEncoder {
@@ -149,7 +149,9 @@ impl FrameEncoder {
 
     /// Continues after frame `last`.
     pub(super) fn resume_after(turn_id: TurnId, last: u64) -> Self {
-        Self { turn_id, next_frame: last + 1, first_untaken: last + 1, buffer: Vec::new() }
+        let next_frame = last + 1;
+        let (buffer, log_only) = (Vec::new(), Vec::new());
+        Self { turn_id, next_frame, first_untaken: next_frame, buffer, log_only }
     }
 
     pub(super) fn write_frame(&mut self, frame: &StreamFrame<'_>) {
@@ -164,6 +166,14 @@ impl FrameEncoder {
         self.buffer.extend_from_slice(b"[DONE]\n\n");
     }
 
+    /// Writes data that clients do not get, in the log of the turn only.
+    pub(super) fn write_log_record(&mut self, record: &LogRecord) {
+        self.log_only.extend_from_slice(LOG_RECORD_PREFIX);
+        // Cannot fail, like a frame.
+        let _ = serde_json::to_writer(&mut self.log_only, record);
+        self.log_only.push(b'\n');
+    }
+
     fn begin_frame(&mut self) {
         let _ = write!(self.buffer, "id: {}:{}\ndata: ", self.turn_id, self.next_frame);
         self.next_frame += 1;
@@ -176,6 +186,7 @@ impl FrameEncoder {
             first,
             last: self.next_frame - 1,
             bytes: std::mem::take(&mut self.buffer).into(),
+            log_only: std::mem::take(&mut self.log_only).into(),
         }
     }
 }
@@ -189,20 +200,44 @@ pub(super) struct FrameBatch {
     pub(super) last: u64,
     /// The encoded frames, as sent to clients.
     pub(super) bytes: Bytes,
+    /// Lines that precede the frames in the log and are not sent to clients.
+    pub(super) log_only: Bytes,
+}
+
+/// Begins a line of the log that is not sent to clients. It is a comment of the event stream, which
+/// clients would ignore.
+const LOG_RECORD_PREFIX: &[u8] = b": origin ";
+
+/// The origin of a call. It is not shown, but a reply that is restored from the log needs it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct LogRecord {
+    pub(super) tool_call_id: String,
+    pub(super) origin: CallOrigin,
 }
 
 impl FrameBatch {
-    /// All frames of a turn, starting at frame 1.
+    /// All frames of a turn, starting at frame 1, from its log.
     pub(super) fn from_bytes(bytes: Bytes) -> Self {
         Self::from_bytes_after(0, bytes)
     }
 
     /// The frames after frame `last`.
     pub(super) fn from_bytes_after(last: u64, bytes: Bytes) -> Self {
+        let bytes = remove_log_records(bytes);
         // Every frame ends with an empty line, and JSON escapes line breaks, so this counts frames
         // exactly.
         let count = memchr::memmem::find_iter(&bytes, b"\n\n").count() as u64;
-        Self { first: last + 1, last: last + count, bytes }
+        Self { first: last + 1, last: last + count, bytes, log_only: Bytes::new() }
+    }
+
+    /// The batch as it is written to the log.
+    pub(super) fn log_bytes(&self) -> Bytes {
+        // `Bytes` is reference counted: the common batch without records is not copied.
+        match self.log_only.is_empty() {
+            true => self.bytes.clone(),
+            false => [&*self.log_only, &*self.bytes].concat().into(),
+        }
     }
 
     /// Byte offset of a frame.
@@ -248,11 +283,18 @@ pub(super) enum DecodedFrame {
     },
     TextEnd,
     ReasoningEnd,
+    ToolInputStart {
+        tool_call_id: String,
+        tool_name: String,
+    },
+    ToolInputDelta {
+        tool_call_id: String,
+        input_text_delta: String,
+    },
+    /// The call is complete, whether its arguments are JSON or not.
     #[serde(alias = "tool-input-error")]
     ToolInputAvailable {
         tool_call_id: String,
-        tool_name: String,
-        input: Value,
     },
     SourceUrl {
         url: String,
@@ -260,6 +302,27 @@ pub(super) enum DecodedFrame {
     },
     #[serde(other)]
     Other,
+}
+
+fn is_log_record(line: &[u8]) -> bool {
+    line.starts_with(LOG_RECORD_PREFIX)
+}
+
+/// Only whole lines are records: JSON escapes line breaks, so none begins inside a frame.
+fn remove_log_records(bytes: Bytes) -> Bytes {
+    let mut lines = bytes.split_inclusive(|byte| *byte == b'\n');
+    if memchr::memmem::find(&bytes, LOG_RECORD_PREFIX).is_none() || !lines.any(is_log_record) {
+        return bytes;
+    }
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n');
+    lines.filter(|line| !is_log_record(line)).collect::<Vec<_>>().concat().into()
+}
+
+/// Decodes the records of a log.
+pub(super) fn decode_log_records(log: &[u8]) -> impl Iterator<Item = LogRecord> {
+    let lines = log.split(|byte| *byte == b'\n');
+    let records = lines.filter_map(|line| line.strip_prefix(LOG_RECORD_PREFIX));
+    records.filter_map(|record| serde_json::from_slice(record).ok())
 }
 
 /// Decodes frames as `T` and skips frames that are not a `T`, such as `[DONE]`.

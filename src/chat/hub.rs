@@ -425,7 +425,7 @@ impl TurnBuffer {
             return None;
         }
         let LogBatch { number, frames } = state.take_unlogged(usize::MAX);
-        Some(LogBatch { number, frames: [frames, ending.bytes.clone()].concat().into() })
+        Some(LogBatch { number, frames: [frames, ending.log_bytes()].concat().into() })
     }
 }
 
@@ -446,11 +446,11 @@ impl BufferState {
         let is_all = taken.len() == unlogged.len();
         let frames = match taken {
             // `Bytes` is reference counted: the common single chunk is not copied.
-            [chunk] => chunk.bytes.clone(),
+            [chunk] => chunk.log_bytes(),
             chunks => {
                 let mut all =
                     BytesMut::with_capacity(chunks.iter().map(|chunk| chunk.bytes.len()).sum());
-                chunks.iter().for_each(|chunk| all.extend_from_slice(&chunk.bytes));
+                chunks.iter().for_each(|chunk| all.extend_from_slice(&chunk.log_bytes()));
                 all.freeze()
             }
         };
@@ -525,7 +525,7 @@ impl TurnReader {
             CancellationToken::new(),
         );
         // The frame numbers do not matter here: no cursor is applied to this buffer.
-        buffer.publish_frames(FrameBatch { first: 1, last: 1, bytes: frames });
+        buffer.publish_frames(FrameBatch { last: 1, ..FrameBatch::from_bytes(frames) });
         buffer.mark_ended();
         Self::new(Arc::new(buffer))
     }

@@ -9,6 +9,7 @@ mod cache_key;
 mod cancel_turns;
 mod coalesce;
 mod deletions;
+mod empty_streams;
 mod event_feed;
 mod events;
 mod finish_turn;

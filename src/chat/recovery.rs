@@ -13,6 +13,7 @@ use crate::domain::{Role, Status, Usage, UserId};
 use crate::error::Result;
 use crate::memory::tokens;
 use crate::store::{FinishOutcome, FinishTurn, LogBatch, NewMessage, OrphanedTurn, ReplyFields};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -39,23 +40,25 @@ impl ChatService {
     /// waiting; it is tried again at the next check. The store returns a limited number per call.
     async fn finish_orphaned_turns(&self) -> Result<usize> {
         let mut count = 0;
+        let mut tried = HashSet::new();
         loop {
             // Read before each query: a turn that this instance claimed but does not run has lost
             // its task, or the response to its claim, and is an orphan as well.
             let running = self.hub.local_turn_ids();
-            let orphans = self.store.find_orphaned_turns(&self.lease_holder, &running).await?;
-            let before = count;
+            let find = self.store.find_orphaned_turns(&self.lease_holder, &running, &tried);
+            let orphans = find.await?;
+            if orphans.is_empty() {
+                return Ok(count);
+            }
             for orphan in orphans {
                 let turn_id = orphan.turn.turn_id.clone();
+                tried.insert(turn_id.clone());
                 match self.finish_orphaned_turn(orphan).await {
                     Ok(()) => count += 1,
                     Err(error) => {
                         tracing::warn!(turn.id = %turn_id, error = %error.chain(), "ending an orphaned turn failed, retrying");
                     }
                 }
-            }
-            if count == before {
-                return Ok(count);
             }
         }
     }
@@ -122,7 +125,7 @@ impl ChatService {
         let mut transcript = Transcript::from_log(turn.turn_id.clone(), &log);
         // Readers that follow the log get the same end as after a normal cancellation.
         transcript.end_stream(StreamEnd::Abort);
-        let body = transcript.message_body(None);
+        let body = transcript.message_body();
         let tokens = tokens::count_tokens_async(&body.countable_text()).await;
         let usage = Usage { completion_tokens: tokens.into(), estimated: true, ..Usage::default() };
         let reply = NewMessage {

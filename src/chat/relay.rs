@@ -5,9 +5,9 @@
 //! relay does not access the store.
 
 use super::ChatService;
+use super::empty_streams::abort_frames_after;
 use super::frames::StreamCursor;
 use super::hub::{TurnBuffer, TurnReader};
-use super::transcript::abort_frames_after;
 use crate::domain::principal::AccessLevel;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::{Principal, SessionId};

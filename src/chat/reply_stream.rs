@@ -439,7 +439,9 @@ impl ProviderEventStream {
                 self.finish.usage = Some(usage.or_earlier(self.finish.usage));
             }
             ProviderEvent::Model(model) => self.finish.model = Some(model),
-            ProviderEvent::Source { .. } | ProviderEvent::ThoughtsEnd => {}
+            ProviderEvent::Source { .. }
+            | ProviderEvent::ThoughtsEnd
+            | ProviderEvent::ToolCallData { .. } => {}
             ProviderEvent::Unsupported(kind) => {
                 self.finish.unsupported.get_or_insert(kind);
             }

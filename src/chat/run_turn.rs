@@ -112,6 +112,8 @@ impl ChatService {
             Ok(events) => events,
             Err(error) => return ReplyOutcome::Failed(error),
         };
+        let model = self.answering_model(started, transcript);
+        transcript.set_answering_model(self.provider.endpoint(), model);
         let mut is_first = true;
         loop {
             let first = tokio::select! {

@@ -1,9 +1,10 @@
 //! Turns a request into a running turn: everything decided before the first byte is sent.
 
 use super::ChatService;
+use super::empty_streams::{aborted_stream, human_takeover_stream};
 use super::events::SessionEventKind;
 use super::hub::{TurnBuffer, TurnReader};
-use super::transcript::{StreamHeader, human_takeover_stream};
+use super::transcript::StreamHeader;
 use super::usage_policy::ConcurrencyPermit;
 use crate::clock;
 use crate::domain::attachment::render_text_and_images;
@@ -476,7 +477,7 @@ impl ChatService {
     pub(super) fn abort_queued(&self, turns: &[TurnId]) {
         for buffer in turns.iter().filter_map(|turn| self.hub.find_buffer(turn)) {
             if buffer.is_pending() {
-                buffer.publish_frames(super::transcript::aborted_stream(buffer.turn_id.clone()));
+                buffer.publish_frames(aborted_stream(buffer.turn_id.clone()));
                 self.hub.close_buffer(&buffer);
             }
         }

@@ -3,16 +3,19 @@
 //! The batching of events decides how text is split into frames, but neither the sum of the frames
 //! nor the message depends on it.
 
+mod restore;
+
+pub(super) use restore::replay_reply;
+
 use super::frames::{
-    self, DecodedFrame, FinishMetadata, FrameBatch, FrameEncoder, MemorySummary, SessionData,
-    StartMetadata, StreamFrame, TitleData,
+    FinishMetadata, FrameBatch, FrameEncoder, LogRecord, MemorySummary, SessionData, StartMetadata,
+    StreamFrame, TitleData,
 };
 use crate::domain::content::MessageBody;
 use crate::domain::message::{CallOrigin, FinishReason, MessagePart, MessageParts};
 use crate::domain::tool::{self, ToolCall};
-use crate::domain::{Message, MessageId, MessageType, SessionId, Status, TurnId, Usage};
+use crate::domain::{MessageId, MessageType, SessionId, TurnId, Usage};
 use crate::provider::ProviderEvent;
-use bytes::Bytes;
 use serde_json::Value;
 use std::mem;
 
@@ -55,6 +58,8 @@ pub(super) struct Transcript {
     finish_reason: Option<FinishReason>,
     /// Set if a model other than the requested one answered.
     model: Option<String>,
+    /// Set once the endpoint has accepted the prompt.
+    answering: Option<AnsweringModel>,
 }
 
 #[derive(Debug)]
@@ -75,10 +80,10 @@ struct ProviderData {
 }
 
 impl ProviderData {
-    fn to_origin(&self, answering: AnsweringModel<'_>) -> CallOrigin {
+    fn to_origin(&self, answering: &AnsweringModel) -> CallOrigin {
         CallOrigin {
-            provider: answering.provider.to_owned(),
-            model: answering.model.to_owned(),
+            provider: answering.endpoint.clone(),
+            model: answering.model.clone(),
             call_id: self.call_id.clone(),
             opaque_data: self.opaque_data.clone(),
         }
@@ -86,12 +91,12 @@ impl ProviderData {
 }
 
 /// The model that writes a reply.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct AnsweringModel<'a> {
-    /// Name of the provider.
-    pub(super) provider: &'a str,
+#[derive(Debug)]
+struct AnsweringModel {
+    /// Name of the endpoint.
+    endpoint: String,
     /// Name of the model.
-    pub(super) model: &'a str,
+    model: String,
 }
 
 #[derive(Debug)]
@@ -106,7 +111,7 @@ pub(super) struct StreamHeader<'a> {
 }
 
 impl StreamHeader<'_> {
-    fn session_frame(&self) -> StreamFrame<'_> {
+    pub(super) fn session_frame(&self) -> StreamFrame<'_> {
         let data = SessionData {
             session_id: self.session_id,
             title: self.title,
@@ -145,47 +150,6 @@ impl Transcript {
         Self::with_encoder(turn_id, encoder)
     }
 
-    /// Rebuilds a reply from its log, to continue after the last logged frame.
-    pub(super) fn from_log(turn_id: TurnId, log: &[Bytes]) -> Self {
-        let frames = FrameBatch::from_bytes(log.concat().into());
-        let encoder = FrameEncoder::resume_after(turn_id.clone(), frames.last);
-        let mut transcript = Self::with_encoder(turn_id, encoder);
-        for frame in frames::decode_frames(&frames.bytes) {
-            match frame {
-                DecodedFrame::TextStart { id } => {
-                    transcript.open_part(OpenPart::Text, id);
-                }
-                DecodedFrame::ReasoningStart { id } => {
-                    transcript.open_part(OpenPart::Reasoning, id);
-                }
-                DecodedFrame::TextDelta { delta } | DecodedFrame::ReasoningDelta { delta } => {
-                    transcript.append_delta(delta);
-                }
-                DecodedFrame::TextEnd | DecodedFrame::ReasoningEnd => {
-                    transcript.open_part = OpenPart::None
-                }
-                DecodedFrame::ToolInputAvailable { tool_call_id: id, tool_name: name, input } => {
-                    // Only complete calls are restored: this frame is written when a call is
-                    // complete.
-                    let call = ToolCall { id, name, input: input.to_string(), origin: None };
-                    let index = u32::try_from(transcript.parts.len()).unwrap_or(u32::MAX);
-                    let call = PartialCall {
-                        index,
-                        call,
-                        data: ProviderData::default(),
-                        is_complete: true,
-                    };
-                    transcript.parts.push(ReplyPart::Call(call));
-                }
-                DecodedFrame::SourceUrl { url, title } => {
-                    transcript.parts.push(ReplyPart::Source { url, title });
-                }
-                DecodedFrame::Other => {}
-            }
-        }
-        transcript
-    }
-
     fn with_encoder(turn_id: TurnId, encoder: FrameEncoder) -> Self {
         Self {
             turn_id,
@@ -198,7 +162,13 @@ impl Transcript {
             usage: None,
             finish_reason: None,
             model: None,
+            answering: None,
         }
+    }
+
+    /// Names the endpoint and the requested model, to which the data of calls belongs.
+    pub(super) fn set_answering_model(&mut self, endpoint: &str, model: String) {
+        self.answering = Some(AnsweringModel { endpoint: endpoint.to_owned(), model });
     }
 
     pub(super) fn apply_events(&mut self, events: Vec<ProviderEvent>) {
@@ -226,6 +196,14 @@ impl Transcript {
                     let data = ProviderData { call_id: provider_id, opaque_data };
                     self.begin_call(index, id, name, data);
                 }
+                ProviderEvent::ToolCallData { index, opaque_data } => {
+                    if let Some(PartialCall { call, data, .. }) = self.find_call_mut(index) {
+                        if let Some(origin) = &mut call.origin {
+                            origin.opaque_data = Some(opaque_data.clone());
+                        }
+                        data.opaque_data = Some(opaque_data);
+                    }
+                }
                 ProviderEvent::ToolInput { index, delta } => {
                     let delta = self.fit_delta(delta);
                     self.append_call_input(index, &delta);
@@ -243,43 +221,14 @@ impl Transcript {
                     }
                     self.finish_reason = Some(reason);
                 }
-                ProviderEvent::Model(model) => self.model = Some(model),
+                ProviderEvent::Model(model) => {
+                    if let Some(answering) = &mut self.answering {
+                        answering.model.clone_from(&model);
+                    }
+                    self.model = Some(model);
+                }
             }
         }
-    }
-
-    /// Writes the parts of a stored reply in their order.
-    fn restore_parts(&mut self, reply: &Message) {
-        let has_texts = reply.ordered_parts().is_some();
-        let parts: Vec<Value> = serde_json::from_str(reply.parts.as_json()).unwrap_or_default();
-        let text_of = |part: &Value| part["text"].as_str().unwrap_or_default().to_owned();
-        let mut content = Some(reply.content.clone()).filter(|text| !text.is_empty() && !has_texts);
-        let mut calls = tool::parse_calls(&reply.parts).into_iter();
-        for part in &parts {
-            let kind = part["type"].as_str().unwrap_or_default();
-            if kind == "reasoning" {
-                self.apply_events(vec![ProviderEvent::Reasoning(text_of(part))]);
-                continue;
-            }
-            self.apply_events(content.take().map(ProviderEvent::Text).into_iter().collect());
-            match (kind, part["url"].as_str()) {
-                ("text", _) if has_texts => {
-                    self.apply_events(vec![ProviderEvent::Text(text_of(part))])
-                }
-                ("tool-call", _) => {
-                    let Some(ToolCall { id, name, input, .. }) = calls.next() else { continue };
-                    let index = u32::try_from(self.parts.len()).unwrap_or(u32::MAX);
-                    self.begin_call(index, id, name, ProviderData::default());
-                    self.append_call_input(index, &input);
-                }
-                ("source-url", Some(url)) => {
-                    self.push_source(url.to_owned(), part["title"].as_str().map(str::to_owned))
-                }
-                _ => {}
-            }
-        }
-        self.apply_events(content.take().map(ProviderEvent::Text).into_iter().collect());
-        self.complete_calls();
     }
 
     fn calls(&self) -> impl Iterator<Item = &PartialCall> {
@@ -336,33 +285,53 @@ impl Transcript {
         self.close_part();
         self.encoder
             .write_frame(&StreamFrame::ToolInputStart { tool_call_id: &id, tool_name: &name });
+        self.push_call(index, id, name, data);
+    }
+
+    fn push_call(&mut self, index: u32, id: String, name: String, data: ProviderData) {
         let call = ToolCall { id, name, input: String::new(), origin: None };
         self.parts.push(ReplyPart::Call(PartialCall { index, call, data, is_complete: false }));
     }
 
     fn append_call_input(&mut self, index: u32, delta: &str) {
-        // If an index is used again, the delta belongs to the latest call with that index.
-        let Some(PartialCall { call, .. }) =
-            self.parts.iter_mut().rev().find_map(|part| match part {
-                ReplyPart::Call(call) if call.index == index => Some(call),
-                _ => None,
-            })
-        else {
-            return;
-        };
-        let frame = StreamFrame::ToolInputDelta { tool_call_id: &call.id, input_text_delta: delta };
+        let Some(partial) = self.find_call_mut(index) else { return };
+        partial.call.input.push_str(delta);
+        let id = partial.call.id.clone();
+        let frame = StreamFrame::ToolInputDelta { tool_call_id: &id, input_text_delta: delta };
         self.encoder.write_frame(&frame);
-        call.input.push_str(delta);
+    }
+
+    fn find_call_by_id(&mut self, id: &str) -> Option<&mut PartialCall> {
+        self.parts.iter_mut().find_map(|part| match part {
+            ReplyPart::Call(call) if call.call.id == id => Some(call),
+            _ => None,
+        })
+    }
+
+    /// The latest call with this index, if an index is used again.
+    fn find_call_mut(&mut self, index: u32) -> Option<&mut PartialCall> {
+        self.parts.iter_mut().rev().find_map(|part| match part {
+            ReplyPart::Call(call) if call.index == index => Some(call),
+            _ => None,
+        })
     }
 
     /// Completes the open calls once the model asks for them to be executed. Calls of a reply that
     /// ends otherwise stay incomplete and are dropped.
     fn complete_calls(&mut self) {
         for part in &mut self.parts {
-            let ReplyPart::Call(PartialCall { call, is_complete: is_complete @ false, .. }) = part
+            let ReplyPart::Call(PartialCall {
+                call, data, is_complete: is_complete @ false, ..
+            }) = part
             else {
                 continue;
             };
+            if let Some(answering) = &self.answering {
+                let origin = data.to_origin(answering);
+                call.origin = Some(origin.clone());
+                let record = LogRecord { tool_call_id: call.id.clone(), origin };
+                self.encoder.write_log_record(&record);
+            }
             let tool_call_id = call.id.as_str();
             let tool_name = call.name.as_str();
             if call.input.trim().is_empty() {
@@ -485,15 +454,15 @@ impl Transcript {
         content
     }
 
-    fn message_parts(&self, answering: Option<AnsweringModel<'_>>) -> MessageParts {
+    fn message_parts(&self) -> MessageParts {
         let with_texts = !self.has_usual_order();
         let mut sources = 0;
         let parts = self.parts.iter().filter_map(|part| match part {
             ReplyPart::Text(text) => with_texts.then(|| MessagePart::Text { text: text.clone() }),
             ReplyPart::Reasoning(text) => Some(MessagePart::Reasoning { text: text.clone() }),
             ReplyPart::Call(PartialCall { is_complete: false, .. }) => None,
-            ReplyPart::Call(PartialCall { call, data, .. }) => Some(MessagePart::ToolCall {
-                origin: answering.map(|answering| data.to_origin(answering)),
+            ReplyPart::Call(PartialCall { call, .. }) => Some(MessagePart::ToolCall {
+                origin: call.origin.clone(),
                 input: tool::encode_input(&call.input),
                 tool_call_id: call.id.clone(),
                 tool_name: call.name.clone(),
@@ -526,11 +495,11 @@ impl Transcript {
         ranks.windows(2).all(|pair| pair[0] < pair[1] || pair == [2, 2])
     }
 
-    /// The message as far as it has been generated. `answering` is the model, if it is known.
-    pub(super) fn message_body(&self, answering: Option<AnsweringModel<'_>>) -> MessageBody {
+    /// The message as far as it has been generated.
+    pub(super) fn message_body(&self) -> MessageBody {
         MessageBody {
             content: self.message_content(),
-            parts: self.message_parts(answering),
+            parts: self.message_parts(),
             kind: MessageType::Text,
         }
     }
@@ -578,59 +547,6 @@ impl Transcript {
     pub(super) fn model(&self) -> Option<&str> {
         self.model.as_deref()
     }
-}
-
-/// The stream for a message that a human agent will answer: session data and the end.
-pub(super) fn human_takeover_stream(turn_id: TurnId, header: &StreamHeader<'_>) -> Bytes {
-    let mut encoder = FrameEncoder::new(turn_id);
-    encoder.write_frame(&header.session_frame());
-    encoder.write_frame(&StreamFrame::Finish {
-        finish_reason: FinishReason::Stop,
-        message_metadata: None,
-    });
-    encoder.write_done();
-    encoder.take_frames().bytes
-}
-
-/// The stream of a queued turn that will not run.
-pub(super) fn aborted_stream(turn_id: TurnId) -> FrameBatch {
-    abort_frames_after(turn_id, 0)
-}
-
-/// The end of an aborted stream, after frame `last`.
-pub(super) fn abort_frames_after(turn_id: TurnId, last: u64) -> FrameBatch {
-    let mut encoder = FrameEncoder::resume_after(turn_id, last);
-    encoder.write_frame(&StreamFrame::Abort);
-    encoder.write_done();
-    encoder.take_frames()
-}
-
-/// The end of a stream whose reply could not be stored. It replaces the unpublished frames from
-/// `first` on.
-pub(super) fn error_frames(turn_id: TurnId, first: u64, error_text: &str) -> FrameBatch {
-    let mut encoder = FrameEncoder::resume_after(turn_id, first - 1);
-    encoder.write_frame(&StreamFrame::Error { error_text });
-    encoder.write_done();
-    encoder.take_frames()
-}
-
-/// The frame stream of a stored reply. Splits text differently than the original stream, but adds
-/// up to the same message.
-pub(super) fn replay_reply(turn: TurnId, reply: &Message, header: &StreamHeader<'_>) -> Bytes {
-    let mut transcript = Transcript::begin_stream(turn, header);
-    transcript.restore_parts(reply);
-    let cause = reply.error.as_ref().map(|error| error.message.as_str());
-    transcript.end_stream(match (reply.status, cause) {
-        (Status::Complete, _) => StreamEnd::Finish {
-            reason: reply.finish_reason.unwrap_or(FinishReason::Other),
-            model: reply.model.as_deref(),
-            usage: reply.usage,
-            memory: None,
-        },
-        (Status::Interrupted, None) => StreamEnd::Abort,
-        (_, cause) => StreamEnd::Error(cause.unwrap_or("the reply failed")),
-    });
-    transcript.take_frames().bytes
 }
 
 fn source_id(number: usize) -> String {
@@ -699,9 +615,9 @@ mod tests {
             run_transcript(vec![vec![thought("hm "), thought("yes"), text_event("Yes.")]]);
         let kinds: Vec<_> =
             frames.iter().map(|frame| frame["type"].as_str().unwrap_or("[DONE]")).collect();
-        assert_eq!(transcript.message_body(None).content, "Yes.");
+        assert_eq!(transcript.message_body().content, "Yes.");
         assert_eq!(
-            transcript.message_parts(None).as_json(),
+            transcript.message_parts().as_json(),
             r#"[{"type":"reasoning","text":"hm yes"}]"#
         );
         assert_eq!(
@@ -727,9 +643,9 @@ mod tests {
             vec![text_event("hm "), text_event("yes\n")],
             vec![ProviderEvent::ThoughtsEnd, text_event("Yes.")],
         ]);
-        assert_eq!(transcript.message_body(None).content, "Yes.");
+        assert_eq!(transcript.message_body().content, "Yes.");
         assert_eq!(
-            transcript.message_parts(None).as_json(),
+            transcript.message_parts().as_json(),
             r#"[{"type":"reasoning","text":"hm yes\n"}]"#
         );
         let text_starts = frames.iter().filter(|frame| frame["type"] == "text-start");
@@ -760,7 +676,7 @@ mod tests {
             id(0),
             id(1)
         );
-        assert_eq!(transcript.message_parts(None).as_json(), parts);
+        assert_eq!(transcript.message_parts().as_json(), parts);
     }
 
     #[test]
@@ -774,7 +690,53 @@ mod tests {
             },
             ProviderEvent::ToolInput { index: 0, delta: "{\"x\":".into() },
         ]]);
-        assert!(transcript.message_parts(None).is_empty());
+        assert!(transcript.message_parts().is_empty());
+    }
+
+    #[test]
+    fn reply_restored_from_its_log_is_the_same() {
+        let call = |index: u32, signature: &str| ProviderEvent::ToolCall {
+            index,
+            provider_id: Some("call-1".into()),
+            name: "look".into(),
+            opaque_data: Some(serde_json::json!({ "signature": signature })),
+        };
+        let input = |index, delta: &str| ProviderEvent::ToolInput { index, delta: delta.into() };
+        let late = serde_json::json!({"signature": ": origin c2ln"});
+        let (session_id, message_id) =
+            (SessionId::new_unchecked("s"), MessageId::new_unchecked("m"));
+        let header = StreamHeader {
+            message_id: &message_id,
+            continues: None,
+            session_id: &session_id,
+            title: "Title",
+            user_message_id: &message_id,
+        };
+        let mut transcript = Transcript::begin_stream(TurnId::new_unchecked("t"), &header);
+        transcript.set_answering_model("openai", "m".to_owned());
+        let mut log = vec![transcript.take_frames().log_bytes()];
+        for batch in [
+            vec![text_event("First "), call(0, "a"), input(0, "{\"x\":"), input(0, " 1.0}")],
+            vec![ProviderEvent::Reasoning("\n: origin {}\n".into()), text_event("Second.")],
+            vec![call(1, "b"), input(1, "{\"cut"), text_event("Third."), call(2, "c")],
+            vec![ProviderEvent::ToolCallData { index: 1, opaque_data: late }],
+            vec![ProviderEvent::Finish(FinishReason::ToolCalls)],
+        ] {
+            transcript.apply_events(batch);
+            let frames = transcript.take_frames();
+            assert!(!String::from_utf8_lossy(&frames.bytes).contains("call-1"), "it is not shown");
+            log.push(frames.log_bytes());
+            let stored = transcript.message_body();
+            let restored = Transcript::from_log(TurnId::new_unchecked("t"), &log).message_body();
+            assert_eq!(restored.content, stored.content);
+            assert_eq!(restored.parts.as_json(), stored.parts.as_json());
+        }
+        let stored = transcript.message_body();
+        assert_eq!(stored.parts.as_json().matches("call-1").count(), 3, "{stored:?}");
+        assert!(stored.parts.as_json().contains(": origin c2ln"), "{stored:?}");
+        let shown = FrameBatch::from_bytes(log.concat().into());
+        assert!(!String::from_utf8_lossy(&shown.bytes).contains("call-1"));
+        assert_eq!(shown.bytes.len(), shown.offset_of(shown.last + 1));
     }
 
     proptest! {
@@ -796,8 +758,8 @@ mod tests {
             }
             let (once, frames) = run_transcript(vec![events]);
             let (cut, cut_frames) = run_transcript(batches);
-            prop_assert_eq!(once.message_body(None).content, cut.message_body(None).content);
-            prop_assert_eq!(once.message_parts(None).reasoning(), cut.message_parts(None).reasoning());
+            prop_assert_eq!(once.message_body().content, cut.message_body().content);
+            prop_assert_eq!(once.message_parts().reasoning(), cut.message_parts().reasoning());
             prop_assert_eq!(frames, cut_frames);
         }
     }

@@ -3,9 +3,11 @@
 use super::string_enum;
 use super::text::{has_nul, truncate_chars};
 use super::{FieldError, MessageId, SessionId, Timestamp, Usage, UserId};
-use serde::{Deserialize, Serialize};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use std::fmt::{self, Formatter};
 use utoipa::ToSchema;
 
 /// Length of the message preview that a session shows as `lastMessage`, in characters.
@@ -134,6 +136,7 @@ pub struct Message {
     /// sent to the model as images, text attachments as text; other attachments are mentioned by
     /// name.
     #[schema(value_type = Vec<Object>)]
+    #[serde(serialize_with = "serialize_shown_parts")]
     pub parts: MessageParts,
     /// How the message ended.
     pub status: Status,
@@ -182,28 +185,40 @@ impl Message {
 pub struct MessageParts(Box<RawValue>);
 
 impl MessageParts {
-    /// Validates parts sent by a client.
+    /// Validates parts sent by a client. Origins of calls are removed: data that is sent to a
+    /// provider as it is comes from that provider only.
     pub fn parse(field: &'static str, raw: &RawValue) -> Result<Self, FieldError> {
+        Self::parse_with_origins(field, raw, |_| false)
+    }
+
+    /// Validates parts of an export file, which has the origins of calls so that they work after an
+    /// import. Origins of another shape are removed.
+    pub fn parse_exported(field: &'static str, raw: &RawValue) -> Result<Self, FieldError> {
+        let is_origin =
+            |origin: &RawValue| serde_json::from_str::<CallOrigin>(origin.get()).is_ok();
+        Self::parse_with_origins(field, raw, is_origin)
+    }
+
+    fn parse_with_origins(
+        field: &'static str,
+        raw: &RawValue,
+        keeps_origin: impl Fn(&RawValue) -> bool,
+    ) -> Result<Self, FieldError> {
         let invalid = || FieldError::new(field, "must be a list of objects, each with a \"type\"");
         // Parsing into values, unlike scanning for syntax, limits the nesting depth and rejects
         // unpaired surrogates.
-        let mut parts: Vec<Value> = serde_json::from_str(raw.get()).map_err(|_| invalid())?;
+        let parts: Vec<Value> = serde_json::from_str(raw.get()).map_err(|_| invalid())?;
         if !parts.iter().all(|part| part.get("type").is_some_and(Value::is_string)) {
             return Err(invalid());
         }
         if parts.iter().any(has_nul) {
             return Err(FieldError::new(field, "must not contain the character NUL (U+0000)"));
         }
-        // Data that is sent to a provider as it is comes from that provider only.
-        let has_origin =
-            |part: &Value| part["type"] == "tool-call" && part["origin"] != Value::Null;
-        if parts.iter().any(has_origin) {
-            for part in parts.iter_mut().filter_map(Value::as_object_mut) {
-                part.remove("origin");
-            }
-            return serde_json::value::to_raw_value(&parts).map(Self).map_err(|_| invalid());
+        let has_origin = |part: &Value| part["type"] == TOOL_CALL && part.get(ORIGIN).is_some();
+        if !parts.iter().any(has_origin) {
+            return Ok(Self(raw.to_owned()));
         }
-        Ok(Self(raw.to_owned()))
+        filter_origins(raw, keeps_origin).map(Self).ok_or_else(invalid)
     }
 
     /// Wraps parts read from a store, as JSON text.
@@ -237,6 +252,72 @@ impl MessageParts {
     }
 }
 
+const TOOL_CALL: &str = "tool-call";
+/// The field of a `tool-call` part with its [`CallOrigin`].
+const ORIGIN: &str = "origin";
+
+/// The fields of a part, byte for byte and in their order.
+struct PartFields<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for PartFields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FieldsVisitor;
+        impl<'de> Visitor<'de> for FieldsVisitor {
+            type Value = PartFields<'de>;
+
+            fn expecting(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Vec::new();
+                while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
+                    fields.push((name, value));
+                }
+                Ok(PartFields(fields))
+            }
+        }
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+impl Serialize for PartFields<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+/// Removes the origins of calls that `keeps_origin` rejects; everything else stays as it is. `None`
+/// if `parts` is not a list of objects.
+fn filter_origins(
+    parts: &RawValue,
+    keeps_origin: impl Fn(&RawValue) -> bool,
+) -> Option<Box<RawValue>> {
+    let mut parts: Vec<PartFields<'_>> = serde_json::from_str(parts.get()).ok()?;
+    for PartFields(fields) in &mut parts {
+        let is_type = |name: &str, value: &RawValue| {
+            name == "type"
+                && serde_json::from_str::<String>(value.get()).is_ok_and(|it| it == TOOL_CALL)
+        };
+        if fields.iter().any(|(name, value)| is_type(name, value)) {
+            fields.retain(|(name, value)| name != ORIGIN || keeps_origin(value));
+        }
+    }
+    serde_json::value::to_raw_value(&parts).ok()
+}
+
+/// Serializes parts as clients see them: the origins of calls are of no use to anyone but their
+/// provider. Most messages have no calls, and a scan of the text saves parsing them.
+fn serialize_shown_parts<S: Serializer>(
+    parts: &MessageParts,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match parts.as_json().contains("\"origin\"") {
+        true => filter_origins(&parts.0, |_| false).serialize(serializer),
+        false => parts.serialize(serializer),
+    }
+}
+
 impl Default for MessageParts {
     fn default() -> Self {
         Self::from_parts(&[])
@@ -248,7 +329,7 @@ impl Default for MessageParts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CallOrigin {
-    /// Name of the provider.
+    /// Name of the endpoint: the protocol, and the address unless it is the vendor's own.
     pub provider: String,
     /// Name of the model.
     pub model: String,

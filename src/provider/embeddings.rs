@@ -18,8 +18,8 @@ pub trait Embedder: Send + Sync {
     /// Name of the model. Vectors of different models cannot be compared.
     fn model(&self) -> &str;
 
-    /// Returns a vector for each text, in the order of the texts. All have the same length and none
-    /// is zero.
+    /// Returns a vector for each text, in the order of the texts. All have the same length. The
+    /// vector of a text that the model cannot place is zero.
     async fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, ProviderError>;
 }
 
@@ -27,6 +27,7 @@ pub struct OpenAiEmbedder {
     http: reqwest::Client,
     url: String,
     model: String,
+    key: Option<String>,
     authorization: Option<HeaderValue>,
 }
 
@@ -44,8 +45,10 @@ struct EmbeddingsResponse {
 
 #[derive(Deserialize)]
 struct EmbeddingEntry {
-    index: usize,
-    embedding: Vec<f32>,
+    /// The position of the text. Some servers leave it out and keep the order of the texts.
+    index: Option<usize>,
+    /// Some servers send null for numbers that are not finite.
+    embedding: Vec<Option<f32>>,
 }
 
 impl OpenAiEmbedder {
@@ -62,7 +65,8 @@ impl OpenAiEmbedder {
             true => base_url.to_owned(),
             false => format!("{base_url}/embeddings"),
         };
-        Ok(Self { http, url, model: model.to_owned(), authorization })
+        let key = key.map(ToOwned::to_owned);
+        Ok(Self { http, url, model: model.to_owned(), key, authorization })
     }
 }
 
@@ -81,8 +85,11 @@ impl Embedder for OpenAiEmbedder {
         let response = request.send().await.map_err(|error| map_request_error(&error))?;
         let status = response.status();
         if !status.is_success() {
-            let message = format!("the embeddings endpoint answered {}", status.as_u16());
-            return Err(ProviderError::new(ProviderErrorKind::BadResponse, message));
+            let body = http::read_body(response).await?;
+            let error =
+                http::errors::status_error(status.as_u16(), None, &body, self.key.as_deref());
+            let message = error.message.replacen("the provider", "the embeddings endpoint", 1);
+            return Err(ProviderError { message, ..error });
         }
         let EmbeddingsResponse { data } =
             response.json().await.map_err(|error| map_request_error(&error))?;
@@ -104,18 +111,21 @@ fn map_request_error(error: &reqwest::Error) -> ProviderError {
     ProviderError::retryable(kind, format!("the embeddings endpoint {what}"))
 }
 
-/// Sorts the vectors into the order of their texts. `None` unless there is exactly one valid vector
-/// for each text.
+/// Sorts the vectors into the order of their texts. `None` unless there is exactly one vector for
+/// each text, all of the same length.
 fn order_embeddings(mut data: Vec<EmbeddingEntry>, count: usize) -> Option<Vec<Vec<f32>>> {
     data.sort_by_key(|entry| entry.index);
     let length = data.first().map_or(0, |first| first.embedding.len());
-    // A vector of zeros or of another length has no direction to compare.
     let is_valid = |(at, entry): (usize, &EmbeddingEntry)| {
-        entry.index == at
-            && entry.embedding.len() == length
-            && entry.embedding.iter().all(|number| number.is_finite())
-            && entry.embedding.iter().any(|number| *number != 0.0)
+        entry.index.is_none_or(|index| index == at) && entry.embedding.len() == length
     };
-    let are_valid = data.len() == count && data.iter().enumerate().all(is_valid);
-    are_valid.then(|| data.into_iter().map(|entry| entry.embedding).collect())
+    let are_valid = length > 0 && data.len() == count && data.iter().enumerate().all(is_valid);
+    are_valid.then(|| data.into_iter().map(|entry| to_vector(&entry.embedding)).collect())
+}
+
+/// A vector with a number that is not finite has no direction, like one of zeros.
+fn to_vector(numbers: &[Option<f32>]) -> Vec<f32> {
+    let finite = |number: &Option<f32>| number.filter(|number| number.is_finite());
+    let vector: Option<Vec<f32>> = numbers.iter().map(finite).collect();
+    vector.unwrap_or_else(|| vec![0.0; numbers.len()])
 }

@@ -95,6 +95,12 @@ pub enum ProviderEvent {
         /// Name of the function.
         name: String,
     },
+    /// Replaces the opaque data of a call, if more of it arrives after the start of the call.
+    ToolCallData {
+        /// Number of a call that was started before.
+        index: u32,
+        opaque_data: Value,
+    },
     /// Delta of a call's arguments. All deltas of a call together are JSON.
     ToolInput {
         /// Number of a call that was started before.
@@ -142,11 +148,16 @@ fn push_reasoning(events: &mut Vec<ProviderEvent>, text: Option<String>) {
     }
 }
 
+/// A place in a list as the number of an event.
+fn to_event_index(place: usize) -> u32 {
+    u32::try_from(place).unwrap_or(u32::MAX)
+}
+
 /// The providers' own ids of the calls in a prompt, by our ids. Only the model that wrote a call
 /// gets its own id back, and only if no other call of the prompt has the same.
-fn original_call_ids<'a>(prompt: &'a Prompt, provider: &str) -> HashMap<&'a str, &'a str> {
+fn original_call_ids<'a>(prompt: &'a Prompt, endpoint: &str) -> HashMap<&'a str, &'a str> {
     let calls = || prompt.messages.iter().flat_map(|message| &message.calls);
-    let original = |call: &'a ToolCall| call_origin(call, prompt, provider)?.call_id.as_deref();
+    let original = |call: &'a ToolCall| call_origin(call, prompt, endpoint)?.call_id.as_deref();
     let mut uses: HashMap<&str, usize> = HashMap::new();
     for call in calls() {
         *uses.entry(original(call).unwrap_or(&call.id)).or_default() += 1;
@@ -155,10 +166,10 @@ fn original_call_ids<'a>(prompt: &'a Prompt, provider: &str) -> HashMap<&'a str,
     ids.filter(|(_, original)| uses[original] == 1).collect()
 }
 
-/// The origin of a call, if the model of this prompt wrote it.
-fn call_origin<'a>(call: &'a ToolCall, prompt: &Prompt, provider: &str) -> Option<&'a CallOrigin> {
+/// The origin of a call, if the model of this prompt wrote it at this endpoint.
+fn call_origin<'a>(call: &'a ToolCall, prompt: &Prompt, endpoint: &str) -> Option<&'a CallOrigin> {
     let is_same =
-        |origin: &&CallOrigin| origin.provider == provider && origin.model == prompt.model;
+        |origin: &&CallOrigin| origin.provider == endpoint && origin.model == prompt.model;
     call.origin.as_ref().filter(is_same)
 }
 
@@ -261,6 +272,12 @@ pub trait Provider: Send + Sync {
     /// Name of the provider in logs and lists: `openai`, `demo`.
     fn name(&self) -> &'static str;
 
+    /// Identifies the endpoint in [`CallOrigin::provider`]. Vendors that speak the same protocol do
+    /// not understand each other's data.
+    fn endpoint(&self) -> &str {
+        self.name()
+    }
+
     /// Models that requests can name.
     async fn list_models(&self) -> Result<Vec<ModelInfo>, ProviderError>;
 
@@ -336,6 +353,7 @@ async fn collect_completion(
                 ProviderEvent::Model(model) => completion.model = Some(model),
                 ProviderEvent::Reasoning(_)
                 | ProviderEvent::ToolCall { .. }
+                | ProviderEvent::ToolCallData { .. }
                 | ProviderEvent::ToolInput { .. }
                 | ProviderEvent::Source { .. }
                 | ProviderEvent::Unsupported(_) => {}

@@ -114,6 +114,10 @@ impl Provider for ResilientProvider {
         self.inner.name()
     }
 
+    fn endpoint(&self) -> &str {
+        self.inner.endpoint()
+    }
+
     async fn list_models(&self) -> Result<Vec<ModelInfo>, ProviderError> {
         let deadline =
             Deadline::new(Instant::now(), self.policy.first_token_timeout, "list of models");

@@ -351,12 +351,14 @@ pub trait TurnLogStore: Send + Sync {
     /// Returns some of the orphaned turns: those of earlier starts of this instance, those of
     /// instances whose lease has expired, and those of this process that have been missing from
     /// `running` for a while: a turn that was claimed just now may be about to start. From then on,
-    /// their former holders can write nothing more to them.
+    /// their former holders can write nothing more to them. Turns in `skipped` are left out: those
+    /// that cannot be ended must not hide the others.
     ///
     /// With a shared store, this process must have recorded a heartbeat before.
     async fn find_orphaned_turns(
         &self,
         lease_holder: &LeaseHolder,
         running: &HashSet<TurnId>,
+        skipped: &HashSet<TurnId>,
     ) -> Result<Vec<OrphanedTurn>>;
 }

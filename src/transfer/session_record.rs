@@ -244,7 +244,7 @@ fn parse_message(
     };
     let parts = record
         .parts
-        .map(|parts| MessageParts::parse("parts", &parts))
+        .map(|parts| MessageParts::parse_exported("parts", &parts))
         .transpose()?
         .unwrap_or_default();
     let error = record.error.as_ref();

@@ -399,13 +399,13 @@ async fn turn_with_unanswered_claim_is_orphaned_after_a_lease() {
     let others = HashSet::from([TurnId::new_unchecked("another")]);
     let known = HashSet::from([begun.turn.turn_id.clone()]);
     assert!(
-        store.find_orphaned_turns(&life, &others).await.unwrap().is_empty(),
+        store.find_orphaned_turns(&life, &others, &HashSet::new()).await.unwrap().is_empty(),
         "it may be coming"
     );
-    assert!(store.find_orphaned_turns(&life, &known).await.unwrap().is_empty());
+    assert!(store.find_orphaned_turns(&life, &known, &HashSet::new()).await.unwrap().is_empty());
     let orphans = within_deadline(async {
         loop {
-            let orphans = store.find_orphaned_turns(&life, &others).await.unwrap();
+            let orphans = store.find_orphaned_turns(&life, &others, &HashSet::new()).await.unwrap();
             if !orphans.is_empty() {
                 return orphans;
             }

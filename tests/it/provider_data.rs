@@ -12,7 +12,7 @@ use futures::future::join;
 use serde_json::{Value, json};
 
 /// Asks, and returns the output of the call for Oslo. Returns the second request.
-async fn return_output(
+pub async fn return_output(
     server: &Server,
     session: &str,
     first: impl FnOnce(ProviderCall),
@@ -29,7 +29,7 @@ async fn return_output(
     run_chat(server, body, second).await.1
 }
 
-fn signed_call(mut call: ProviderCall) {
+pub fn signed_call(mut call: ProviderCall) {
     call.reasoning("reasoning_content", "I should ");
     call.reasoning("reasoning_content", "look.");
     let function = json!({"name": "weather", "arguments": "{\"city\":\"Oslo\"}"});

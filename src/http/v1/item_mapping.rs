@@ -140,6 +140,8 @@ pub(super) enum InputItem {
 /// An input item with its position in the body, such as `input[2]`, for errors.
 pub(super) struct PositionedItem {
     pub(super) position: String,
+    /// The ID that the client gives the item, which is ours if the item is from a response.
+    pub(super) id: Option<String>,
     pub(super) item: InputItem,
 }
 
@@ -156,7 +158,8 @@ impl PositionedItem {
             ));
         };
         let item = InputItem::parse(&fields).map_err(|error| error.within(&position))?;
-        Ok(Self { position, item })
+        let id = fields.get("id").and_then(|id| serde_json::from_str(id.get()).ok());
+        Ok(Self { position, id, item })
     }
 }
 
@@ -257,7 +260,7 @@ pub(super) fn build_messages(
 ) -> Result<Vec<PrecedingMessage>> {
     let mut messages = Vec::new();
     let mut items = items.into_iter().peekable();
-    while let Some(PositionedItem { position, item }) = items.next() {
+    while let Some(PositionedItem { position, item, .. }) = items.next() {
         let (role, text, parts, finish_reason) = match item {
             InputItem::Message(Role::Assistant, content) if content.is_empty() => continue,
             InputItem::Message(role, MessageContent { text, parts }) => (role, text, parts, None),

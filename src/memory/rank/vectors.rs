@@ -25,7 +25,13 @@ impl QuantizedVector {
         &self.0
     }
 
-    /// From -1 to 1. `None` if the lengths differ: the vectors are of different models.
+    /// Whether it has no direction, as for a text without a vector of its own.
+    pub fn is_zero(&self) -> bool {
+        self.0.iter().all(|byte| *byte == 0)
+    }
+
+    /// From -1 to 1. `None` if the lengths differ, because the vectors are of different models, or
+    /// if one of them is zero.
     pub fn cosine_similarity(&self, other: &Self) -> Option<f32> {
         if self.0.len() != other.0.len() {
             return None;
@@ -39,7 +45,7 @@ impl QuantizedVector {
             others += i64::from(b * b);
         }
         let length = (own as f32).sqrt() * (others as f32).sqrt();
-        Some(if length > 0.0 { dot as f32 / length } else { 0.0 })
+        (length > 0.0).then(|| dot as f32 / length)
     }
 }
 

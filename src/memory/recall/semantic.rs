@@ -9,29 +9,37 @@ use super::path_index::PathIndex;
 use crate::domain::{MessageId, SessionId};
 use crate::error::Result;
 use crate::memory::rank::QuantizedVector;
+use crate::provider::ProviderError;
 use crate::provider::embeddings::Embedder;
 use crate::store::{MessageEmbedding, Store};
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::timeout;
 
 /// How long a turn waits for the vector of its message.
 pub(super) const QUERY_TIMEOUT: Duration = Duration::from_millis(250);
-/// Passages per request to the endpoint.
+/// Passages per request to the endpoint, unless it accepts fewer.
 const BATCH_PASSAGES: usize = 64;
 /// Messages per lookup in the store.
 const LOOKUP_PAGE_SIZE: usize = 1000;
 /// Texts are cut at this length, because endpoints limit the tokens of a text.
 const MAX_TEXT_CHARS: usize = 2000;
+/// How often a text that the endpoint refuses is cut in half before it goes without a vector.
+const MAX_TEXT_CUTS: usize = 3;
+/// A text that every endpoint accepts.
+const PROBE_TEXT: &str = "hello";
 
 pub(super) struct SemanticIndex {
     embedder: Arc<dyn Embedder>,
     store: Arc<dyn Store>,
     /// Sessions whose messages are being embedded.
     in_progress: Mutex<HashSet<SessionId>>,
+    /// Passages per request that the endpoint accepts, as far as known.
+    batch_size: AtomicUsize,
 }
 
 /// Marks a session as being embedded until it is dropped.
@@ -46,7 +54,8 @@ impl Drop for EmbeddingGuard<'_> {
 
 impl SemanticIndex {
     pub(super) fn new(embedder: Arc<dyn Embedder>, store: Arc<dyn Store>) -> Self {
-        Self { embedder, store, in_progress: Mutex::default() }
+        let batch_size = AtomicUsize::new(BATCH_PASSAGES);
+        Self { embedder, store, in_progress: Mutex::default(), batch_size }
     }
 
     /// The vector of a query; `None` if the endpoint fails or takes longer than `max_wait`.
@@ -57,7 +66,10 @@ impl SemanticIndex {
     ) -> Option<QuantizedVector> {
         let text = [crate::domain::text::truncate_chars(text, MAX_TEXT_CHARS).to_owned()];
         match timeout(max_wait, self.embedder.embed(&text)).await {
-            Ok(Ok(vectors)) => vectors.first().map(|vector| QuantizedVector::quantize(vector)),
+            Ok(Ok(vectors)) => {
+                let vector = QuantizedVector::quantize(vectors.first()?);
+                Some(vector).filter(|vector| !vector.is_zero())
+            }
             Ok(Err(error)) => {
                 tracing::warn!(%error, "embedding failed; using keyword recall only");
                 None
@@ -111,11 +123,7 @@ impl SemanticIndex {
                 return Ok(());
             }
             let texts: Vec<String> = batch.iter().flat_map(|(_, texts)| texts.clone()).collect();
-            let mut vectors = Vec::with_capacity(texts.len());
-            // A batch holds whole messages, and a very long message has more passages than a batch.
-            for texts in texts.chunks(BATCH_PASSAGES) {
-                vectors.extend(self.embedder.embed(texts).await?);
-            }
+            let vectors = self.embed_all(&texts).await?;
             let embeddings = build_embeddings(&batch, &vectors);
             // Saved before they are used: what a query has ranked by is never computed twice.
             self.store.save_embeddings(session, self.embedder.model(), &embeddings).await?;
@@ -129,6 +137,77 @@ impl SemanticIndex {
                 return Ok(());
             }
         }
+    }
+
+    /// Embeds texts in requests of the size that the endpoint accepts. Endpoints have limits that
+    /// they do not publish, so a refused request is halved, and the accepted size remembered. A
+    /// single text that is refused gets a vector of zeros, so that it does not stop all others.
+    async fn embed_all(&self, texts: &[String]) -> Result<Vec<Vec<f32>>> {
+        let remembered = self.batch_size.load(Ordering::Relaxed);
+        let mut size = remembered;
+        let mut vector_length = None;
+        let mut vectors: Vec<Vec<f32>> = Vec::with_capacity(texts.len());
+        while let Some(rest) = texts.get(vectors.len()..).filter(|rest| !rest.is_empty()) {
+            let batch = &rest[..rest.len().min(size)];
+            let refusal = match self.embedder.embed(batch).await {
+                Ok(embedded) => {
+                    vectors.extend(embedded);
+                    self.batch_size.store(size, Ordering::Relaxed);
+                    continue;
+                }
+                Err(error) if error.may_be_too_long => error,
+                Err(error) => return Err(error.into()),
+            };
+            let length = match vectors.first().map(Vec::len).or(vector_length) {
+                Some(length) => length,
+                None => self.probe_vector_length(refusal.clone()).await?,
+            };
+            vector_length = Some(length);
+            if let [text] = batch {
+                vectors.push(self.embed_shortened(text, refusal, length).await?);
+                // This text was at fault, not the number of texts in the requests before.
+                size = remembered;
+            } else {
+                size = batch.len() / 2;
+                tracing::info!(error = %refusal, texts = batch.len(), "embedding request refused, retrying with half the texts");
+            }
+        }
+        Ok(vectors)
+    }
+
+    /// The length of the endpoint's vectors. Fails with `refusal` if the endpoint refuses even a
+    /// single word: then the size of the request was not the reason, and halving it would only
+    /// multiply the requests, for example if the model does not exist.
+    async fn probe_vector_length(&self, refusal: ProviderError) -> Result<usize> {
+        match self.embedder.embed(&[PROBE_TEXT.to_owned()]).await {
+            Ok(vectors) => Ok(vectors.first().map_or(0, Vec::len)),
+            Err(_) => Err(refusal.into()),
+        }
+    }
+
+    /// The vector of the beginning of a text that was refused as a whole; zeros if its beginning is
+    /// refused, too.
+    async fn embed_shortened(
+        &self,
+        text: &str,
+        mut refusal: ProviderError,
+        vector_length: usize,
+    ) -> Result<Vec<f32>> {
+        let mut chars = text.chars().count();
+        for _ in 0..MAX_TEXT_CUTS {
+            chars /= 2;
+            let beginning = crate::domain::text::truncate_chars(text, chars);
+            if beginning.is_empty() {
+                break;
+            }
+            match self.embedder.embed(&[beginning.to_owned()]).await {
+                Ok(mut vectors) => return Ok(vectors.pop().unwrap_or_default()),
+                Err(error) if error.may_be_too_long => refusal = error,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        tracing::warn!(error = %refusal, "embedding of a passage refused, only its words are searched");
+        Ok(vec![0.0; vector_length])
     }
 }
 
@@ -215,9 +294,7 @@ impl PathIndex {
         self.vectors.resize(self.index.passages().len(), None);
         self.vector_length = Some(query.as_bytes().len());
         for vector in &mut self.vectors {
-            if vector.as_ref().is_some_and(|vector| query.cosine_similarity(vector).is_none()) {
-                *vector = None;
-            }
+            vector.take_if(|vector| vector.as_bytes().len() != query.as_bytes().len());
         }
         let similarities: Vec<_> = self
             .vectors

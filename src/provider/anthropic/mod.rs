@@ -4,6 +4,7 @@
 //! Protocol: <https://platform.claude.com/docs/en/api/messages>, streams
 //! <https://platform.claude.com/docs/en/build-with-claude/streaming>.
 
+mod blocks;
 mod reply;
 mod request;
 mod tools;
@@ -19,6 +20,7 @@ use serde::Deserialize;
 const PROVIDER_NAME: &str = "anthropic";
 /// Base URL of Anthropic's own API.
 pub const OFFICIAL_BASE_URL: &str = "https://api.anthropic.com";
+const OFFICIAL_HOST: &str = "api.anthropic.com";
 /// Model that the official endpoint uses if none is configured.
 pub const DEFAULT_MODEL: &str = "claude-sonnet-5-5";
 /// Version of the API that this client implements.
@@ -30,6 +32,7 @@ pub struct AnthropicProvider {
     http: reqwest::Client,
     messages_url: String,
     models_url: String,
+    endpoint: String,
     authorization: Option<HeaderValue>,
     key: Option<String>,
 }
@@ -41,13 +44,14 @@ impl AnthropicProvider {
         // The official SDKs expect the URL without `/v1`, but some configurations include it.
         let base_url = base_url.trim_end_matches('/');
         let base_url = base_url.strip_suffix("/v1").unwrap_or(base_url);
-        http::parse_base_url("ANTHROPIC_BASE_URL", base_url)?;
+        let parsed = http::parse_base_url("ANTHROPIC_BASE_URL", base_url)?;
         let authorization =
             key.map(|key| http::encode_key_header("ANTHROPIC_API_KEY", key)).transpose()?;
         Ok(Self {
             http: http::build_client()?,
             messages_url: format!("{base_url}/v1/messages"),
             models_url: format!("{base_url}/v1/models?limit=1000"),
+            endpoint: http::name_endpoint(PROVIDER_NAME, &parsed, OFFICIAL_HOST),
             authorization,
             key: key.map(str::to_owned),
         })
@@ -67,6 +71,10 @@ impl AnthropicProvider {
 impl Provider for AnthropicProvider {
     fn name(&self) -> &'static str {
         PROVIDER_NAME
+    }
+
+    fn endpoint(&self) -> &str {
+        &self.endpoint
     }
 
     async fn list_models(&self) -> Result<Vec<ModelInfo>, ProviderError> {
@@ -106,7 +114,7 @@ impl Provider for AnthropicProvider {
     async fn open_stream(&self, prompt: &Prompt) -> Result<ProviderEvents, ProviderError> {
         let request = self
             .authenticate_request(self.http.post(&self.messages_url))
-            .body(request::encode_request(prompt));
+            .body(request::encode_request(prompt, &self.endpoint));
         http::open_reply_stream(request, AnthropicStreamParser::default(), self.key.clone()).await
     }
 }

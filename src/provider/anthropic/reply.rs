@@ -8,14 +8,14 @@ use crate::domain::Usage;
 use crate::domain::message::FinishReason;
 use crate::provider::http::{StreamParser, errors};
 use crate::provider::lenient_json::{self, RawObject};
-use crate::provider::{ProviderError, ProviderEvent, push_reasoning, push_text};
+use crate::provider::{ProviderError, ProviderEvent, push_reasoning, push_text, to_event_index};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::mem;
 
-/// The field of a call's opaque data that holds the blocks of thinking before it. The API wants
-/// them back with the result:
-/// <https://platform.claude.com/docs/en/build-with-claude/extended-thinking>.
+/// The field of a call's opaque data that holds the blocks between the call before it and itself:
+/// thinking, which the API wants back unchanged and in its order, and texts where they matter for
+/// that order: <https://platform.claude.com/docs/en/build-with-claude/extended-thinking>.
 pub(super) const THINKING: &str = "thinking";
 
 /// Parser state: the usage so far, and the blocks that are function calls.
@@ -27,8 +27,8 @@ pub(super) struct AnthropicStreamParser {
     calls: Vec<Option<u64>>,
     /// Whether the last block is a function call, for deltas without an index.
     is_in_call: bool,
-    /// Blocks of thinking before the first call, as they must be sent back.
-    thinking: Vec<Value>,
+    /// Blocks of thinking and text since the last call, as they must be sent back.
+    blocks: Vec<Value>,
 }
 
 /// Token counts. Each event of a stream may repeat some of them; the last value counts.
@@ -150,11 +150,12 @@ impl AnthropicStreamParser {
         let kind = content.text("type").unwrap_or_default();
         match &*kind {
             "text" | "text_delta" => {
+                self.push_block_text(&content, &kind);
                 push_text(events, content.text("text"));
                 push_citations(events, &content.list("citations"));
             }
             "thinking" => {
-                self.thinking.push(json!({"type": "thinking", "thinking": "", "signature": ""}));
+                self.blocks.push(json!({"type": "thinking", "thinking": "", "signature": ""}));
                 self.push_thinking(&content);
                 push_reasoning(events, content.text("thinking"));
             }
@@ -165,7 +166,7 @@ impl AnthropicStreamParser {
             // The proof that the thinking is the API's own.
             "signature_delta" => self.push_thinking(&content),
             // Thinking that the API encrypts.
-            "redacted_thinking" => self.thinking.push(content.to_value()),
+            "redacted_thinking" => self.blocks.push(content.to_value()),
             "citations_delta" => push_citations(events, &content.list("citation")),
             "tool_use" => self.begin_call(events, index, &content),
             "input_json_delta" => {
@@ -184,9 +185,24 @@ impl AnthropicStreamParser {
         }
     }
 
-    /// Appends text and signature to the open block of thinking.
+    /// Begins a block of text, or appends to it.
+    fn push_block_text(&mut self, content: &RawObject<'_>, kind: &str) {
+        let Some(text) = content.text("text") else { return };
+        let is_open = kind == "text_delta";
+        match self.blocks.last_mut().filter(|block| is_open && block["type"] == "text") {
+            Some(Value::Object(block)) => {
+                if let Some(Value::String(so_far)) = block.get_mut("text") {
+                    so_far.push_str(&text);
+                }
+            }
+            _ => self.blocks.push(json!({"type": "text", "text": text})),
+        }
+    }
+
+    /// Appends text and signature to the last block of thinking.
     fn push_thinking(&mut self, content: &RawObject<'_>) {
-        let Some(block) = self.thinking.last_mut() else { return };
+        let is_thinking = |block: &&mut Value| block["type"] == "thinking";
+        let Some(block) = self.blocks.iter_mut().rev().find(is_thinking) else { return };
         for field in ["thinking", "signature"] {
             if let (Some(Value::String(so_far)), Some(text)) =
                 (block.get_mut(field), content.text(field))
@@ -209,8 +225,8 @@ impl AnthropicStreamParser {
         self.calls.push(index);
         self.is_in_call = true;
         let call = to_event_index(self.calls.len() - 1);
-        let thinking = mem::take(&mut self.thinking);
-        let opaque_data = (!thinking.is_empty()).then(|| json!({ THINKING: thinking }));
+        let blocks = take_ordered_blocks(&mut self.blocks, call == 0);
+        let opaque_data = (!blocks.is_empty()).then(|| json!({ THINKING: blocks }));
         events.push(ProviderEvent::ToolCall {
             index: call,
             provider_id: block.text("id"),
@@ -235,6 +251,19 @@ impl AnthropicStreamParser {
     }
 }
 
+/// The blocks before a call, without those that a prompt has in the right place by itself: texts
+/// between the thinking of a reply and its first call.
+fn take_ordered_blocks(blocks: &mut Vec<Value>, is_first_call: bool) -> Vec<Value> {
+    let mut blocks = mem::take(blocks);
+    let is_text = |block: &Value| block["type"] == "text";
+    blocks.retain(|block| !is_text(block) || block["text"] != "");
+    let is_usual = blocks.iter().skip_while(|block| !is_text(block)).all(is_text);
+    if is_first_call && is_usual {
+        blocks.retain(|block| !is_text(block));
+    }
+    blocks
+}
+
 fn push_citations(events: &mut Vec<ProviderEvent>, citations: &[&RawValue]) {
     for citation in citations {
         let citation = RawObject::from_value(citation);
@@ -255,10 +284,6 @@ fn parse_finish_reason(word: &str) -> FinishReason {
         "error" => FinishReason::Error,
         _ => FinishReason::Other,
     }
-}
-
-fn to_event_index(place: usize) -> u32 {
-    u32::try_from(place).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -4,8 +4,7 @@
 //! required, the first message must be a user's, text must not be empty, and the request marks the
 //! positions up to which the prompt is cached.
 
-use super::PROVIDER_NAME;
-use super::reply::THINKING;
+use super::blocks::{self, ReplyBlock, StoredBlock};
 use super::tools::{self, AnthropicTool, AnthropicToolChoice};
 use crate::domain::Role;
 use crate::domain::extra_params::ExtraParams;
@@ -149,13 +148,14 @@ impl<'a> AnthropicBlockParam<'a> {
 }
 
 /// Encodes the request for a streamed reply.
-pub(super) fn encode_request(prompt: &Prompt) -> Vec<u8> {
+pub(super) fn encode_request(prompt: &Prompt, endpoint: &str) -> Vec<u8> {
     let is_system = |message: &&PromptMessage| message.role == Role::System;
     let system = prompt.messages.iter().take_while(is_system).count();
     let (system, conversation) = prompt.messages.split_at(system);
     let effort =
         parse_effort(&prompt.extra_params).filter(|_| model::thinks_adaptively(&prompt.model));
-    let thinking = effort.filter(|_| can_think(conversation, prompt));
+    let stored_blocks = |call| blocks::read_blocks(call_origin(call, prompt, endpoint));
+    let thinking = effort.filter(|_| can_think(conversation, stored_blocks));
     let has_sampling = thinking.is_none();
     // Thinking is wanted back until the model has answered the user's message.
     let exchange = conversation.iter().rev().take_while(is_exchange).count();
@@ -169,9 +169,11 @@ pub(super) fn encode_request(prompt: &Prompt) -> Vec<u8> {
         system: build_system_blocks(system),
         messages: build_messages(
             conversation,
-            &original_call_ids(prompt, PROVIDER_NAME),
+            &original_call_ids(prompt, endpoint),
             |index, call| {
-                if is_wanted(index) { thinking_blocks(call, prompt) } else { Vec::new() }
+                let mut blocks = stored_blocks(call);
+                blocks.retain(|block| is_wanted(index) || !block.is_thinking());
+                blocks
             },
         ),
         stream: true,
@@ -220,38 +222,17 @@ fn is_exchange(message: &&PromptMessage) -> bool {
 /// Whether thinking may be requested. A model that continues after tool results expects its own
 /// signed thinking back. If another model made the calls, there is no such thinking, and this model
 /// continues without thinking.
-fn can_think(conversation: &[PromptMessage], prompt: &Prompt) -> bool {
-    let has_thinking = |message: &PromptMessage| {
-        message.calls.iter().any(|call| !thinking_blocks(call, prompt).is_empty())
+fn can_think<'a>(
+    conversation: &'a [PromptMessage],
+    stored_blocks: impl Fn(&'a ToolCall) -> Vec<StoredBlock<'a>>,
+) -> bool {
+    let has_thinking = |message: &'a PromptMessage| {
+        message.calls.iter().flat_map(&stored_blocks).any(|block| block.is_thinking())
     };
     let is_last_result = conversation.last().is_some_and(|last| !last.results.is_empty());
     let exchange = conversation.iter().rev().take_while(is_exchange);
     let callers: Vec<_> = exchange.filter(|message| !message.calls.is_empty()).collect();
     !is_last_result || (!callers.is_empty() && callers.into_iter().all(has_thinking))
-}
-
-/// The blocks of thinking before a call, if the model of this prompt wrote them.
-fn thinking_blocks<'a>(call: &'a ToolCall, prompt: &Prompt) -> Vec<AnthropicContentParam<'a>> {
-    let origin = call_origin(call, prompt, PROVIDER_NAME);
-    let data = origin.and_then(|origin| origin.opaque_data.as_ref());
-    let blocks = data.and_then(|data| data.get(THINKING)?.as_array()).into_iter().flatten();
-    // Without its signature a block would be rejected, and a part of the blocks as well.
-    let block = |block: &'a Value| {
-        let field = |name: &str| {
-            block
-                .get(name)
-                .and_then(Value::as_str)
-                .filter(|text| name == THINKING || !text.is_empty())
-        };
-        Some(match field("data") {
-            Some(data) => AnthropicContentParam::RedactedThinking { data },
-            None => AnthropicContentParam::Thinking {
-                thinking: field("thinking")?,
-                signature: field("signature")?,
-            },
-        })
-    };
-    blocks.map(block).collect::<Option<Vec<_>>>().unwrap_or_default()
 }
 
 /// `response_format` of Chat Completions if it is a schema; other formats have no equivalent.
@@ -292,13 +273,13 @@ fn build_system_blocks(messages: &[PromptMessage]) -> Vec<AnthropicBlockParam<'_
 fn build_messages<'a>(
     conversation: &'a [PromptMessage],
     original_ids: &HashMap<&'a str, &'a str>,
-    thinking_of: impl Fn(usize, &'a ToolCall) -> Vec<AnthropicContentParam<'a>>,
+    blocks_of: impl Fn(usize, &'a ToolCall) -> Vec<StoredBlock<'a>>,
 ) -> Vec<AnthropicMessageParam<'a>> {
     let last_repeated = conversation.len().checked_sub(2);
     let mut messages: Vec<AnthropicMessageParam<'_>> = Vec::new();
     for (index, message) in conversation.iter().enumerate() {
         let (role, mut content) =
-            build_blocks(message, original_ids, |call| thinking_of(index, call));
+            build_blocks(message, original_ids, |call| blocks_of(index, call));
         if let Some(last) = content.last_mut().filter(|_| Some(index) == last_repeated) {
             last.cache_control = Some(CacheControl::Ephemeral);
         }
@@ -333,7 +314,7 @@ fn wire_id<'a>(id: &'a str, original_ids: &HashMap<&'a str, &'a str>) -> Cow<'a,
 fn build_blocks<'a>(
     message: &'a PromptMessage,
     original_ids: &HashMap<&'a str, &'a str>,
-    thinking_of: impl Fn(&'a ToolCall) -> Vec<AnthropicContentParam<'a>>,
+    blocks_of: impl Fn(&'a ToolCall) -> Vec<StoredBlock<'a>>,
 ) -> (AnthropicRole, Vec<AnthropicBlockParam<'a>>) {
     let text = &*message.content;
     let (role, text) = match message.role {
@@ -343,25 +324,43 @@ fn build_blocks<'a>(
         Role::System => (AnthropicRole::User, format!("<system>\n{text}\n</system>").into()),
         Role::User | Role::Tool => (AnthropicRole::User, Cow::from(text)),
     };
+    let to_block = |content| AnthropicBlockParam { content, cache_control: None };
+    let images = message.images.iter().filter_map(build_image_block);
+    if !message.calls.is_empty() {
+        let stored = message.calls.iter().map(blocks_of).collect();
+        let parts = blocks::arrange_reply(message.content.trim_end(), stored);
+        let to_content = |part| match part {
+            ReplyBlock::Text(text) => AnthropicContentParam::Text { text: text.into() },
+            ReplyBlock::Thinking { thinking, signature } => {
+                AnthropicContentParam::Thinking { thinking, signature }
+            }
+            ReplyBlock::RedactedThinking { data } => {
+                AnthropicContentParam::RedactedThinking { data }
+            }
+            ReplyBlock::Call(place) => build_tool_use(&message.calls[place], original_ids),
+        };
+        return (role, images.chain(parts.into_iter().map(to_content).map(to_block)).collect());
+    }
     // The content of a tool message is a rendering of its results, which are sent themselves.
     let has_text = !text.trim().is_empty() && message.role != Role::Tool;
     let text = has_text.then(|| AnthropicBlockParam::from_text(text));
-    let images = message.images.iter().filter_map(build_image_block);
-    let calls = message.calls.iter().map(|call| AnthropicContentParam::ToolUse {
-        id: wire_id(&call.id, original_ids),
-        name: &call.name,
-        input: tools::normalize_input(&call.input),
-    });
     let results = message.results.iter().map(|result| AnthropicContentParam::ToolResult {
         tool_use_id: wire_id(&result.call_id, original_ids),
         content: &result.output,
         is_error: result.is_error,
     });
-    let to_block = |content| AnthropicBlockParam { content, cache_control: None };
-    // Thinking comes first in a message.
-    let thinking = message.calls.iter().flat_map(thinking_of).map(to_block);
-    let tools = calls.chain(results).map(to_block);
-    (role, thinking.chain(text).chain(images).chain(tools).collect())
+    (role, text.into_iter().chain(images).chain(results.map(to_block)).collect())
+}
+
+fn build_tool_use<'a>(
+    call: &'a ToolCall,
+    original_ids: &HashMap<&'a str, &'a str>,
+) -> AnthropicContentParam<'a> {
+    AnthropicContentParam::ToolUse {
+        id: wire_id(&call.id, original_ids),
+        name: &call.name,
+        input: tools::normalize_input(&call.input),
+    }
 }
 
 /// `None` for image types that the API rejects, because one such image fails the whole request.
@@ -390,7 +389,7 @@ mod tests {
     use serde_json::{Value, json};
 
     fn encode_to_json(prompt: Prompt) -> Value {
-        serde_json::from_slice(&encode_request(&prompt)).unwrap()
+        serde_json::from_slice(&encode_request(&prompt, "anthropic")).unwrap()
     }
 
     fn prompt_of(messages: Vec<PromptMessage>) -> Prompt {

@@ -53,6 +53,18 @@ pub(super) fn parse_base_url(variable: &str, text: &str) -> Result<Url, String> 
     Err(format!("{variable} must begin with http:// or https://"))
 }
 
+/// The name of an endpoint in the origin of calls: the protocol, and the base URL without scheme
+/// and password, such as `openai:api.groq.com/openai/v1`. The vendor's own endpoint has the name of
+/// the protocol alone.
+pub(super) fn name_endpoint(protocol: &str, base_url: &Url, official_host: &str) -> String {
+    let host = base_url.host_str().unwrap_or_default();
+    if host == official_host {
+        return protocol.to_owned();
+    }
+    let port = base_url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{protocol}:{host}{port}{}", base_url.path().trim_end_matches('/'))
+}
+
 /// The header value that carries a key, hidden in debug output. The error message names the
 /// variable that the key comes from.
 pub(super) fn encode_key_header(variable: &str, value: &str) -> Result<HeaderValue, String> {

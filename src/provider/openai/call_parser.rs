@@ -5,10 +5,11 @@
 //! no index, no id or the same id. Neither identifies a call, so a delta with a name also begins a
 //! new call if the arguments of the call it might belong to are already complete.
 
-use crate::provider::ProviderEvent;
+use super::reasoning_details::ReasoningDetails;
 use crate::provider::lenient_json::{self, RawObject, is_filled};
-use serde_json::Value;
+use crate::provider::{ProviderEvent, to_event_index};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use std::mem;
 
 /// The field of a delta, and of a message sent back, that holds the reasoning. DeepSeek and Kimi
@@ -17,6 +18,10 @@ use std::mem;
 pub(super) const REASONING_CONTENT: &str = "reasoning_content";
 /// The field of a call that holds Gemini's signature.
 pub(super) const EXTRA_CONTENT: &str = "extra_content";
+/// The field of a delta, and of a message sent back, that holds OpenRouter's list of reasoning in
+/// the forms of many vendors, some of them signed or encrypted:
+/// <https://openrouter.ai/docs/use-cases/reasoning-tokens>.
+pub(super) const REASONING_DETAILS: &str = "reasoning_details";
 
 /// A delta of a call; fields that are missing or odd are `None`.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -65,6 +70,8 @@ struct KnownCall {
     id: Option<String>,
     name: String,
     arguments: String,
+    /// The data that the model wants back with the call.
+    opaque_data: Map<String, Value>,
 }
 
 impl KnownCall {
@@ -72,6 +79,11 @@ impl KnownCall {
     fn is_complete(&self) -> bool {
         let arguments = self.arguments.trim();
         arguments.ends_with('}') && serde_json::from_str::<&RawValue>(arguments).is_ok()
+    }
+
+    fn data_event(&self, place: usize) -> ProviderEvent {
+        let opaque_data = Value::Object(self.opaque_data.clone());
+        ProviderEvent::ToolCallData { index: to_event_index(place), opaque_data }
     }
 }
 
@@ -81,6 +93,7 @@ pub(super) struct CallParser {
     calls: Vec<KnownCall>,
     /// Reasoning before the first call.
     reasoning: String,
+    reasoning_details: ReasoningDetails,
 }
 
 impl CallParser {
@@ -94,14 +107,35 @@ impl CallParser {
         }
     }
 
+    /// Adds the `reasoning_details` of a delta. Those that arrive after the first call belong to
+    /// the message as well, for example the encrypted ones.
+    pub(super) fn push_reasoning_details(
+        &mut self,
+        events: &mut Vec<ProviderEvent>,
+        details: &[&RawValue],
+    ) {
+        if details.is_empty() {
+            return;
+        }
+        details.iter().for_each(|detail| self.reasoning_details.push(detail));
+        if let Some(first) = self.calls.first_mut() {
+            let list = self.reasoning_details.to_value();
+            first.opaque_data.insert(REASONING_DETAILS.to_owned(), list);
+            events.push(first.data_event(0));
+        }
+    }
+
     /// The data that the model wants back with the next call.
-    fn take_opaque_data(&mut self, extra_content: Option<Value>) -> Option<Value> {
-        let mut data = serde_json::Map::new();
+    fn take_opaque_data(&mut self, extra_content: Option<Value>) -> Map<String, Value> {
+        let mut data = Map::new();
         if !self.reasoning.is_empty() {
             data.insert(REASONING_CONTENT.to_owned(), mem::take(&mut self.reasoning).into());
         }
+        if self.calls.is_empty() && !self.reasoning_details.is_empty() {
+            data.insert(REASONING_DETAILS.to_owned(), self.reasoning_details.to_value());
+        }
         data.extend(extra_content.map(|content| (EXTRA_CONTENT.to_owned(), content)));
-        (!data.is_empty()).then_some(Value::Object(data))
+        data
     }
 
     /// Whether there are calls, and the arguments of each are complete.
@@ -116,7 +150,14 @@ impl CallParser {
         let earlier = self.calls.len();
         for delta in deltas {
             let place = match (self.find_call(&delta, earlier), delta.name) {
-                (Some(place), _) => place,
+                (Some(place), _) => {
+                    if let Some(content) = delta.extra_content {
+                        let call = &mut self.calls[place];
+                        merge_value(call.opaque_data.entry(EXTRA_CONTENT), content);
+                        events.push(call.data_event(place));
+                    }
+                    place
+                }
                 // Arguments of an unknown call.
                 (None, None) => {
                     if delta.arguments.is_some() {
@@ -125,16 +166,21 @@ impl CallParser {
                     continue;
                 }
                 (None, Some(name)) => {
-                    let index = to_event_index(self.calls.len());
-                    let provider_id = delta.id.clone();
+                    let opaque_data = self.take_opaque_data(delta.extra_content);
                     events.push(ProviderEvent::ToolCall {
-                        index,
-                        provider_id,
+                        index: to_event_index(self.calls.len()),
+                        provider_id: delta.id.clone(),
                         name: name.clone(),
-                        opaque_data: self.take_opaque_data(delta.extra_content),
+                        opaque_data: (!opaque_data.is_empty())
+                            .then(|| Value::Object(opaque_data.clone())),
                     });
-                    let (index, id) = (delta.index, delta.id);
-                    self.calls.push(KnownCall { index, id, name, arguments: String::new() });
+                    self.calls.push(KnownCall {
+                        index: delta.index,
+                        id: delta.id,
+                        name,
+                        arguments: String::new(),
+                        opaque_data,
+                    });
                     self.calls.len() - 1
                 }
             };
@@ -196,6 +242,14 @@ impl CallParser {
     }
 }
 
-fn to_event_index(place: usize) -> u32 {
-    u32::try_from(place).unwrap_or(u32::MAX)
+/// Adds the fields of `more`, which may continue an object of an earlier delta.
+fn merge_value(entry: serde_json::map::Entry<'_>, more: Value) {
+    match (entry.or_insert(Value::Null), more) {
+        (Value::Object(known), Value::Object(more)) => {
+            for (name, value) in more {
+                merge_value(known.entry(name), value);
+            }
+        }
+        (known, more) => *known = more,
+    }
 }

@@ -7,6 +7,7 @@
 //! Protocol: <https://platform.openai.com/docs/api-reference/chat-streaming>.
 
 mod call_parser;
+mod reasoning_details;
 mod reply;
 mod request;
 mod thoughts;
@@ -37,6 +38,7 @@ pub struct OpenAiProvider {
     http: reqwest::Client,
     api_client: OpenAi<OpenAIConfig>,
     chat_url: String,
+    endpoint: String,
     authorization: Option<HeaderValue>,
     key: Option<String>,
     is_official: bool,
@@ -61,6 +63,7 @@ impl OpenAiProvider {
             api_client: OpenAi::build(http.clone(), config),
             http,
             chat_url: format!("{base_url}/chat/completions"),
+            endpoint: http::name_endpoint(PROVIDER_NAME, &parsed, OFFICIAL_HOST),
             authorization,
             key: key.map(str::to_owned),
             is_official,
@@ -92,6 +95,10 @@ impl Provider for OpenAiProvider {
         PROVIDER_NAME
     }
 
+    fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
     async fn list_models(&self) -> Result<Vec<ModelInfo>, ProviderError> {
         // Only the id is read; the other fields differ between servers.
         #[derive(Deserialize)]
@@ -121,7 +128,8 @@ impl Provider for OpenAiProvider {
     }
 
     async fn open_stream(&self, prompt: &Prompt) -> Result<ProviderEvents, ProviderError> {
-        let body = request::encode_request(prompt, self.is_official, self.sends_cache_key);
+        let body =
+            request::encode_request(prompt, &self.endpoint, self.is_official, self.sends_cache_key);
         http::open_reply_stream(
             self.build_request(body),
             OpenAiStreamParser::default(),
@@ -148,6 +156,19 @@ fn map_client_error(error: &OpenAIError) -> ProviderError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn endpoint_is_named_by_its_address() {
+        for (url, name) in [
+            (OFFICIAL_BASE_URL, "openai"),
+            ("https://api.openai.com/v1/", "openai"),
+            ("https://eu.api.openai.com/v1", "openai:eu.api.openai.com/v1"),
+            ("https://user:word@API.groq.com/openai/v1/", "openai:api.groq.com/openai/v1"),
+            ("http://127.0.0.1:11434/v1", "openai:127.0.0.1:11434/v1"),
+        ] {
+            assert_eq!(OpenAiProvider::new(url, None).unwrap().endpoint(), name);
+        }
+    }
 
     #[test]
     fn cache_key_is_sent_to_openai_only_by_default() {

@@ -4,7 +4,7 @@
 //! content that cannot be read is reported as [`ProviderEvent::Unsupported`]. A field of an
 //! unexpected type counts as absent and never ends the reply.
 
-use super::call_parser::{CallDelta, CallParser, REASONING_CONTENT};
+use super::call_parser::{CallDelta, CallParser, REASONING_CONTENT, REASONING_DETAILS};
 use super::thoughts::ThoughtSplitter;
 use crate::domain::Usage;
 use crate::domain::message::FinishReason;
@@ -139,6 +139,7 @@ impl OpenAiStreamParser {
         if let Some(text) = delta.text(REASONING_CONTENT) {
             self.calls.push_reasoning(&text);
         }
+        self.calls.push_reasoning_details(events, &delta.list(REASONING_DETAILS));
         if let Some(content) = delta.get("content") {
             self.push_content(events, content);
         }
@@ -224,7 +225,7 @@ fn push_delta_reasoning(events: &mut Vec<ProviderEvent>, delta: &RawObject<'_>) 
             return;
         }
     }
-    for detail in delta.list("reasoning_details") {
+    for detail in delta.list(REASONING_DETAILS) {
         let detail = RawObject::from_value(detail);
         push_reasoning(events, detail.text("text").or_else(|| detail.text("summary")));
     }

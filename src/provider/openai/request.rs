@@ -1,7 +1,6 @@
 //! Builds requests of Chat Completions in the form that the strictest servers accept.
 
-use super::PROVIDER_NAME;
-use super::call_parser::{EXTRA_CONTENT, REASONING_CONTENT};
+use super::call_parser::{EXTRA_CONTENT, REASONING_CONTENT, REASONING_DETAILS};
 use crate::domain::Role;
 use crate::domain::extra_params::ExtraParams;
 use crate::domain::image::MessageImage;
@@ -44,6 +43,8 @@ struct OpenAiMessage<'a> {
     /// Reasoning before the calls, for models that want it back.
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning_content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_details: Option<&'a Value>,
 }
 
 /// A message without images is sent as a string: many servers do not accept a list of parts.
@@ -81,8 +82,8 @@ struct OpenAiFunctionCall<'a> {
 /// Encodes a message; a message with several tool results becomes one message per result.
 fn build_messages<'a>(
     message: &'a PromptMessage,
-    prompt: &Prompt,
     original_ids: &HashMap<&'a str, &'a str>,
+    opaque_data: impl Fn(&'a ToolCall) -> Option<&'a Value>,
 ) -> Vec<OpenAiMessage<'a>> {
     let wire_id = |id: &'a str| original_ids.get(id).copied().unwrap_or(id);
     let PromptMessage { role, content, images, calls, results } = message;
@@ -92,6 +93,7 @@ fn build_messages<'a>(
         tool_calls: Vec::new(),
         tool_call_id: None,
         reasoning_content: None,
+        reasoning_details: None,
     };
     if *role == Role::Tool {
         let results = results.iter().map(|result| OpenAiMessage {
@@ -104,7 +106,7 @@ fn build_messages<'a>(
         id: wire_id(&call.id),
         kind: "function",
         function: OpenAiFunctionCall { name: &call.name, arguments: &call.input },
-        extra_content: opaque_data(call, prompt).and_then(|data| data.get(EXTRA_CONTENT)),
+        extra_content: opaque_data(call).and_then(|data| data.get(EXTRA_CONTENT)),
     });
     let tool_calls: Vec<_> = tool_calls.collect();
     let content = if images.is_empty() {
@@ -115,13 +117,15 @@ fn build_messages<'a>(
         let images = images.iter().map(|image_url| OpenAiContentPart::ImageUrl { image_url });
         Some(OpenAiContent::Parts(text.into_iter().chain(images).collect()))
     };
-    let reasoning = calls.iter().find_map(|call| opaque_data(call, prompt)?.get(REASONING_CONTENT));
-    let reasoning_content = reasoning.and_then(Value::as_str);
-    vec![OpenAiMessage { tool_calls, reasoning_content, ..with_content(content) }]
-}
-
-fn opaque_data<'a>(call: &'a ToolCall, prompt: &Prompt) -> Option<&'a Value> {
-    call_origin(call, prompt, PROVIDER_NAME)?.opaque_data.as_ref()
+    let find_field = |field: &str| calls.iter().find_map(|call| opaque_data(call)?.get(field));
+    let reasoning_content = find_field(REASONING_CONTENT).and_then(Value::as_str);
+    let reasoning_details = find_field(REASONING_DETAILS);
+    vec![OpenAiMessage {
+        tool_calls,
+        reasoning_content,
+        reasoning_details,
+        ..with_content(content)
+    }]
 }
 
 #[derive(Serialize)]
@@ -132,15 +136,24 @@ struct OpenAiStreamOptions {
 /// Encodes the request for a streamed reply. OpenAI's newer models accept only
 /// `max_completion_tokens`, most other servers only `max_tokens`, and few servers
 /// `prompt_cache_key`.
-pub(super) fn encode_request(prompt: &Prompt, is_official: bool, sends_cache_key: bool) -> Vec<u8> {
-    let original_ids = original_call_ids(prompt, PROVIDER_NAME);
+pub(super) fn encode_request(
+    prompt: &Prompt,
+    endpoint: &str,
+    is_official: bool,
+    sends_cache_key: bool,
+) -> Vec<u8> {
+    let original_ids = original_call_ids(prompt, endpoint);
+    let opaque_data = |call| call_origin(call, prompt, endpoint)?.opaque_data.as_ref();
     // Reasoning is wanted back until the model has answered the user's message.
     let is_user = |message: &PromptMessage| message.role == Role::User;
     let question = prompt.messages.iter().rposition(is_user).unwrap_or(0);
     let encode = |(index, message)| {
-        let mut encoded = build_messages(message, prompt, &original_ids);
+        let mut encoded = build_messages(message, &original_ids, opaque_data);
         if index < question {
-            encoded.iter_mut().for_each(|message| message.reasoning_content = None);
+            for message in &mut encoded {
+                message.reasoning_content = None;
+                message.reasoning_details = None;
+            }
         }
         encoded
     };
@@ -194,7 +207,8 @@ mod tests {
             ],
             ..Prompt::default()
         };
-        let sent: Value = serde_json::from_slice(&encode_request(&prompt, false, false)).unwrap();
+        let sent: Value =
+            serde_json::from_slice(&encode_request(&prompt, "openai", false, false)).unwrap();
         let function = json!({"name": "look", "arguments": "{\"x\": 1}"});
         let calls = json!([
             {"id": "a", "type": "function", "function": function},

@@ -166,20 +166,22 @@ impl TurnLogStore for MongoStore {
         &self,
         lease_holder: &LeaseHolder,
         running: &HashSet<TurnId>,
+        skipped: &HashSet<TurnId>,
     ) -> Result<Vec<OrphanedTurn>> {
         with_timeout(async {
             let alive = self.find_live_instances(lease_holder).await?;
             let mut orphans = Vec::new();
             // Claims of instances that are dead, and sealed claims of an interrupted recovery.
-            for ClaimedSessionDoc { id, active_turn: claim } in self.find_dead_claims(alive).await?
-            {
+            let dead = self.find_dead_claims(alive, skipped).await?;
+            for ClaimedSessionDoc { id, active_turn: claim } in dead {
                 orphans.extend(self.seal_orphan(&id, &claim).await?);
             }
             // Claims of this instance without a running turn.
             for ClaimedSessionDoc { id, active_turn: claim } in
                 self.find_own_claims(&lease_holder.boot).await?
             {
-                if self.is_abandoned(&claim.active_turn().turn_id, running) {
+                let turn = claim.active_turn().turn_id;
+                if self.is_abandoned(&turn, running) && !skipped.contains(&turn) {
                     orphans.extend(self.seal_orphan(&id, &claim).await?);
                 }
             }
@@ -232,9 +234,17 @@ impl MongoStore {
         Ok(claimed.collect())
     }
 
-    /// Some of the claims that belong to none of these runs.
-    async fn find_dead_claims(&self, alive: Vec<String>) -> Result<Vec<ClaimedSessionDoc>> {
-        let dead = doc! { "activeTurn.boot": { "$exists": true, "$nin": alive } };
+    /// Some of the claims that belong to none of these runs, without the turns in `skipped`.
+    async fn find_dead_claims(
+        &self,
+        alive: Vec<String>,
+        skipped: &HashSet<TurnId>,
+    ) -> Result<Vec<ClaimedSessionDoc>> {
+        let mut dead = doc! { "activeTurn.boot": { "$exists": true, "$nin": alive } };
+        if !skipped.is_empty() {
+            let skipped: Vec<&str> = skipped.iter().map(TurnId::as_str).collect();
+            dead.insert("activeTurn.turnId", doc! { "$nin": skipped });
+        }
         let sessions = self.collections.sessions.clone_with_type();
         let claims = sessions.find(dead).limit(ORPHAN_LIMIT);
         Ok(claims.projection(doc! { "activeTurn": 1 }).await?.try_collect().await?)

@@ -94,6 +94,7 @@ impl TurnLogStore for SqliteStore {
         &self,
         lease_holder: &LeaseHolder,
         running: &HashSet<TurnId>,
+        skipped: &HashSet<TurnId>,
     ) -> Result<Vec<OrphanedTurn>> {
         let boot = lease_holder.boot.clone();
         let running = running.clone();
@@ -125,6 +126,7 @@ impl TurnLogStore for SqliteStore {
         };
         let mut orphans = self.run_read(find_claims).await?;
         self.retain_abandoned(&mut orphans, &lease_holder.boot);
+        orphans.retain(|orphan| !skipped.contains(&orphan.turn.turn_id));
         Ok(orphans)
     }
 }

@@ -254,7 +254,11 @@ pub async fn assigned_session_stores_messages_and_begins_no_turn(store: &Arc<dyn
     assert_eq!(stored_messages(store, &ada, "s", MessageView::All).await.len(), 6);
     store.record_heartbeat(&lease_holder("two"), at(9)).await.unwrap();
     assert_eq!(
-        store.find_orphaned_turns(&lease_holder("two"), &HashSet::new()).await.unwrap().len(),
+        store
+            .find_orphaned_turns(&lease_holder("two"), &HashSet::new(), &HashSet::new())
+            .await
+            .unwrap()
+            .len(),
         0
     );
     set_status(store, &ada, "active").await;

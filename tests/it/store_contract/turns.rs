@@ -172,17 +172,27 @@ pub async fn turns_of_an_earlier_boot_are_orphans_with_their_logs(store: &Arc<dy
     store.record_heartbeat(&lease_holder("one"), at(3)).await.unwrap();
 
     let here = HashSet::from([begun.turn.turn_id.clone()]);
-    let orphans = store.find_orphaned_turns(&lease_holder("one"), &here).await.unwrap();
+    let orphans =
+        store.find_orphaned_turns(&lease_holder("one"), &here, &HashSet::new()).await.unwrap();
     assert_eq!(orphans.len(), 0, "this life is not over");
     store.record_heartbeat(&lease_holder("two"), at(4)).await.unwrap();
-    let orphans = store.find_orphaned_turns(&lease_holder("two"), &HashSet::new()).await.unwrap();
+    let orphans = store
+        .find_orphaned_turns(&lease_holder("two"), &HashSet::new(), &HashSet::new())
+        .await
+        .unwrap();
     assert_eq!(orphans.len(), 1);
     assert_eq!((&orphans[0].session_id, &orphans[0].turn), (&id("a"), &begun.turn));
     assert_eq!(orphans[0].log.concat(), b"one two ");
+    let others =
+        store.find_orphaned_turns(&lease_holder("two"), &HashSet::new(), &here).await.unwrap();
+    assert_eq!(others.len(), 0, "it is left out on request");
     let claimant = orphans[0].lease_holder.clone();
     let ended = FinishTurn { lease_holder: claimant, ..finish(&begun, "one two", None) };
     assert!(store.finish_turn(ended).await.unwrap().is_some());
-    let left = store.find_orphaned_turns(&lease_holder("two"), &HashSet::new()).await.unwrap();
+    let left = store
+        .find_orphaned_turns(&lease_holder("two"), &HashSet::new(), &HashSet::new())
+        .await
+        .unwrap();
     assert_eq!(left.len(), 0);
 }
 
@@ -198,7 +208,7 @@ async fn turn_without_a_task_is_orphaned_after_five_seconds() {
         tokio::time::pause();
         tokio::time::advance(Duration::from_millis(after_millis)).await;
         tokio::time::resume();
-        store.find_orphaned_turns(&lease_holder("one"), running).await.unwrap()
+        store.find_orphaned_turns(&lease_holder("one"), running, &HashSet::new()).await.unwrap()
     };
     let none = HashSet::new();
     assert_eq!(find(&none, 0).await.len(), 0, "its task may be starting");

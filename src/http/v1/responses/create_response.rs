@@ -2,6 +2,7 @@
 
 use super::event_stream::{ReplyLookup, ResponseEventStream};
 use super::input::{ResponseInput, build_results_message, check_tool_results, resolve_references};
+use super::known_items::{KnownHistory, may_repeat_history};
 use super::request::{CreateResponseRequest, ResponseParent};
 use super::response_object::{ResponseHeader, StoredRequest, load_response_object};
 use crate::chat::{CallerStatus, ReplyStream, TurnRequest};
@@ -93,11 +94,18 @@ async fn resolve_input(
     principal: &Principal,
     request: &mut CreateResponseRequest,
 ) -> Result<ResponseInput> {
+    let mut items = std::mem::take(&mut request.items);
     let conversation = match &request.parent {
         ResponseParent::Conversation(session) => Some(session),
+        ResponseParent::PreviousResponse(turn) if may_repeat_history(&items) => {
+            let (session, response) = find_previous_response(api, principal, turn).await?;
+            let reply = &response.reply_id;
+            let history = KnownHistory::load(api, &session, reply, items.len()).await?;
+            items = history.remove_known(items)?;
+            None
+        }
         ResponseParent::None | ResponseParent::PreviousResponse(_) => None,
     };
-    let items = std::mem::take(&mut request.items);
     let items = resolve_references(api, principal, conversation, items).await?;
     let input = ResponseInput::from_items(items, api.size_limits.message)?;
     // Calls in the list itself were matched above; the remaining `tool_results` refer to history.

@@ -14,6 +14,7 @@ use crate::http::v1::ids::ItemId;
 use crate::http::v1::item_mapping::{InputItem, PositionedItem, build_messages, to_items};
 use crate::http::v1::message_content::MessageContent;
 use crate::store::ReplyFields;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 // All items are stored in the transaction that begins the turn, so it is bounded.
@@ -40,6 +41,7 @@ pub(super) fn parse_input(raw: &RawValue) -> Result<Vec<PositionedItem>> {
         let content = MessageContent { text, ..MessageContent::default() };
         return Ok(vec![PositionedItem {
             position: "input".to_owned(),
+            id: None,
             item: InputItem::Message(Role::User, content),
         }]);
     }
@@ -52,7 +54,7 @@ pub(super) fn parse_input(raw: &RawValue) -> Result<Vec<PositionedItem>> {
     items.into_iter().enumerate().map(read).collect()
 }
 
-/// Replaces references by the items they refer to.
+/// Replaces references by the items they refer to, and gives calls their origin back.
 ///
 /// A reference may refer to an output item of any response the caller may read. Items of
 /// `conversation` itself are dropped, because its history contains them already.
@@ -64,22 +66,54 @@ pub(super) async fn resolve_references(
 ) -> Result<Vec<PositionedItem>> {
     let mut resolved = Vec::with_capacity(items.len());
     let mut last: Option<Message> = None;
-    for PositionedItem { position, item } in items {
-        let item = match item {
-            InputItem::Reference(id) => {
-                let item = load_referenced_item(api, principal, &position, &id, &mut last).await?;
-                let session = last.as_ref().map(|reply| &reply.session_id);
-                if conversation.is_some() && conversation == session {
+    for PositionedItem { position, id, mut item } in items {
+        if let InputItem::Reference(id) = &item {
+            item = match conversation {
+                Some(session) if is_in_session(api, principal, session, id).await? => {
                     InputItem::Reasoning
-                } else {
-                    item
                 }
+                _ => load_referenced_item(api, principal, &position, id, &mut last).await?,
+            };
+        }
+        if let (InputItem::Call(call), Some(id)) = (&mut item, &id) {
+            // Clients that send the whole history need not be right about the ID.
+            let stored = load_referenced_item(api, principal, &position, id, &mut last).await;
+            if let Ok(InputItem::Call(stored)) = stored
+                && call.origin.is_none()
+                && is_same_call(call, &stored)
+            {
+                call.origin = stored.origin;
             }
-            item => item,
-        };
-        resolved.push(PositionedItem { position, item });
+        }
+        resolved.push(PositionedItem { position, id, item });
     }
     Ok(resolved)
+}
+
+/// Whether an item belongs to a message of this session.
+async fn is_in_session(
+    api: &ApiState,
+    principal: &Principal,
+    session: &SessionId,
+    id: &str,
+) -> Result<bool> {
+    let Ok(ItemId { message, .. }) = ItemId::parse("id", id) else { return Ok(false) };
+    let later_text = message.as_str().rsplit_once('_').map(|(id, _)| MessageId::new_unchecked(id));
+    for id in [Some(message), later_text].into_iter().flatten() {
+        match api.store.get_message(principal, session, &id).await {
+            Ok(_) => return Ok(true),
+            Err(error) if error.kind == ErrorKind::MessageNotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a client sent a stored call back unchanged. JSON may be written in another way.
+fn is_same_call(sent: &ToolCall, stored: &ToolCall) -> bool {
+    let json = |call: &ToolCall| serde_json::from_str::<Value>(&call.input).ok();
+    let has_same_input = sent.input == stored.input || json(sent) == json(stored);
+    sent.id == stored.id && sent.name == stored.name && has_same_input
 }
 
 /// Loads the item that a reference refers to. `last` caches the reply of the previous reference,

@@ -7,6 +7,7 @@
 
 mod event_stream;
 mod input;
+mod known_items;
 mod request;
 mod request_echo;
 mod response_object;
