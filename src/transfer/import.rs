@@ -4,6 +4,8 @@
 //! Used by `http` and `cli`, which read the file. Runs on a thread that may block.
 
 use super::chatgpt;
+use super::import_notes::ImportNote;
+use super::session_reader::FileEntry;
 use super::session_record::{self, ImportOptions, SessionRecord};
 use crate::clock;
 use crate::domain::{Principal, SessionId};
@@ -19,6 +21,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use utoipa::ToSchema;
+
+/// Reason for skipping an entry of the file that is no session, after its field name.
+const NOT_A_CONVERSATION: &str = "is not a conversation: it has neither messages nor a mapping";
 
 /// Outcome of an import.
 #[derive(Debug, Default, Serialize, ToSchema)]
@@ -42,6 +47,10 @@ pub struct ImportedSession {
     pub title: String,
     /// Number of new messages.
     pub messages: u64,
+    /// Contents of the conversation that were not imported, by kind.
+    pub left_out: Vec<ImportNote>,
+    /// Invalid values that were replaced or shortened, by field.
+    pub mended: Vec<ImportNote>,
 }
 
 /// A session that was skipped.
@@ -101,20 +110,27 @@ impl SessionImporter {
     }
 
     /// Stores or skips the next session. Breaks if the store is unavailable. Blocks.
-    pub fn import_session(&mut self, raw: &RawValue) -> ControlFlow<()> {
+    pub fn import_session(&mut self, entry: FileEntry<'_>) -> ControlFlow<()> {
         // Every session so far is in one of the two lists.
         let index = self.report.sessions.len() + self.report.skipped.len();
+        let (FileEntry::Session(raw) | FileEntry::Other(raw)) = entry;
         let markers = SessionMarkers::from_json(raw);
         let source_id = markers.source_id();
-        let is_unique = self.check_duplicate(source_id.as_deref());
-        match is_unique.and_then(|()| self.import_record(raw, &markers, index)) {
-            Ok(imported) => {
-                (self.on_imported)(&imported);
-                let ImportOutcome { session_id, title, added_messages: messages } = imported;
+        let outcome = match entry {
+            FileEntry::Session(_) => self
+                .check_duplicate(source_id.as_deref())
+                .and_then(|()| self.import_record(raw, &markers, index)),
+            FileEntry::Other(_) => Err(Error::invalid_field("entry", NOT_A_CONVERSATION)),
+        };
+        match outcome {
+            Ok((stored, left_out, mended)) => {
+                (self.on_imported)(&stored);
                 // Only ids that were imported: a later session may repair a skipped one with the
                 // same id.
                 self.seen_ids.extend(source_id.clone().map(|id| (id, index)));
-                let session = ImportedSession { session_id, source_id, title, messages };
+                let ImportOutcome { session_id, title, added_messages: messages } = stored;
+                let session =
+                    ImportedSession { session_id, source_id, title, messages, left_out, mended };
                 self.report.sessions.push(session);
             }
             // Every further session would fail as well, slowly.
@@ -173,17 +189,21 @@ impl SessionImporter {
         raw: &RawValue,
         markers: &SessionMarkers,
         index: usize,
-    ) -> Result<ImportOutcome> {
-        let record: SessionRecord = if markers.is_chatgpt() {
+    ) -> Result<(ImportOutcome, Vec<ImportNote>, Vec<ImportNote>)> {
+        let mut record: SessionRecord = if markers.is_chatgpt() {
             chatgpt::parse_conversation(raw)?
         } else {
             json::parse_object(raw.get().as_bytes())
                 .map_err(|error| Error::invalid_field(error.field, error.message))?
         };
+        let left_out = std::mem::take(&mut record.left_out).into_list();
+        let mended = std::mem::take(&mut record.mended).into_list();
         let now = clock::now();
         let import =
             session_record::to_import_session(&self.principal, record, index, self.options, now)?;
-        self.runtime.block_on(self.store.import_session(&self.principal, import, now))
+        let stored =
+            self.runtime.block_on(self.store.import_session(&self.principal, import, now))?;
+        Ok((stored, left_out, mended))
     }
 }
 

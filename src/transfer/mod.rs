@@ -4,6 +4,7 @@ mod chatgpt;
 mod chatgpt_content;
 pub mod export;
 pub mod import;
+pub mod import_notes;
 mod markdown;
 pub mod session_reader;
 pub mod session_record;

@@ -1,5 +1,6 @@
 //! The sessions and messages of a file: deserialization, validation and conversion for the store.
 
+use super::import_notes::ImportNotes;
 use crate::domain::content::MessageBody;
 use crate::domain::message::{FinishReason, MAX_PARTS_BYTES, MessageError, MessageParts};
 use crate::domain::session::{JsonObject, MAX_PARTICIPANTS, SessionSettings, SessionStatus};
@@ -64,6 +65,12 @@ pub struct SessionRecord {
     #[serde(default)]
     #[schema(value_type = Vec<MessageRecord>)]
     pub(super) messages: Vec<StrictObject<MessageRecord>>,
+    /// Contents of the conversation that have no place in this record.
+    #[serde(skip)]
+    pub(super) left_out: ImportNotes,
+    /// Values that were changed to fit into this record.
+    #[serde(skip)]
+    pub(super) mended: ImportNotes,
 }
 
 /// A message in an import file.

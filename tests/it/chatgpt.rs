@@ -68,7 +68,7 @@ const ID: &str = "67a1b2c3-0000-8000-9000-0123456789ab";
 async fn conversation_is_imported_with_its_branches() {
     let server = Server::start().await;
     let report = import(&server, &json!([conversation()])).await;
-    let imported = json!([{"sessionId": ID, "sourceId": ID, "title": "Sums", "messages": 8}]);
+    let imported = json!([{"sessionId": ID, "sourceId": ID, "title": "Sums", "messages": 8, "leftOut": [], "mended": []}]);
     assert_eq!(report, json!({"sessions": imported, "skipped": []}));
 
     let session = server.get(&format!("/api/chat-sessions/{ID}")).await.data();

@@ -23,7 +23,7 @@ async fn imported_session_matches_the_file() {
     let server = Server::start().await;
     let report = server.post("/api/import", file()).await.data();
     let sessions =
-        json!([{"sessionId": "old", "sourceId": "old", "title": "Old chat", "messages": 3}]);
+        json!([{"sessionId": "old", "sourceId": "old", "title": "Old chat", "messages": 3, "leftOut": [], "mended": []}]);
     assert_eq!(report, json!({"sessions": sessions, "skipped": []}));
     let session = server.get("/api/chat-sessions/old").await.data();
     assert_eq!(session["createdAt"], "2024-05-06T07:08:09.000Z");
