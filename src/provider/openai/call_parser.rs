@@ -5,8 +5,8 @@
 //! no index, no id or the same id. Neither identifies a call, so a delta with a name also begins a
 //! new call if the arguments of the call it might belong to are already complete.
 
+use crate::json::lenient::{self, RawObject, is_filled};
 use crate::provider::ProviderEvent;
-use crate::provider::lenient_json::{self, RawObject, is_filled};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::mem;
@@ -51,8 +51,7 @@ impl CallDelta {
         // A string in the protocol; some servers send the object itself.
         let arguments = function.get("arguments").and_then(|arguments| {
             let is_object = arguments.get().starts_with('{');
-            lenient_json::parse_text(arguments)
-                .or_else(|| is_object.then(|| arguments.get().to_owned()))
+            lenient::parse_text(arguments).or_else(|| is_object.then(|| arguments.get().to_owned()))
         });
         Self { name: function.text("name"), arguments, ..Self::default() }
     }
