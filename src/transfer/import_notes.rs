@@ -29,13 +29,17 @@ pub struct ImportNotes(Vec<ImportNote>);
 impl ImportNotes {
     /// Counts one occurrence. `place` is its path in the session, such as `messages[3].createdAt`.
     pub fn add(&mut self, kind: &str, place: &str) {
+        self.add_many(kind, 1, place);
+    }
+
+    pub fn add_many(&mut self, kind: &str, count: u64, place: &str) {
         let known = self.0.len() < MAX_KINDS || self.0.iter().any(|note| note.kind == kind);
         let kind = if known { truncate_chars(kind, MAX_KIND_CHARS) } else { OTHER_KINDS };
         match self.0.iter_mut().find(|note| note.kind == kind) {
-            Some(note) => note.count += 1,
+            Some(note) => note.count += count,
             None => self.0.push(ImportNote {
                 kind: kind.to_owned(),
-                count: 1,
+                count,
                 first: truncate_chars(place, MAX_PLACE_CHARS).to_owned(),
             }),
         }

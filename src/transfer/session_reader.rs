@@ -3,7 +3,7 @@
 //! The format is detected while reading: `{"sessions": […]}`, one session per line (`jsonl`), or a
 //! list of conversations as ChatGPT writes it.
 
-use crate::json::StrictObject;
+use crate::json::lenient::RawObject;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
@@ -15,6 +15,8 @@ use std::ops::ControlFlow;
 /// Maximum size of a session's JSON, in bytes. A session is read completely before it is passed on.
 const MAX_SESSION_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 1 << 30 };
 
+/// Some editors and programs begin a file in UTF-8 with it.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Entries that may precede the first session of a list. Without a bound, a long list of something
 /// else would be read to its end.
 const MAX_LEADING_ENTRIES: usize = 1000;
@@ -35,7 +37,16 @@ pub fn read_sessions(
     take: impl FnMut(FileEntry<'_>) -> ControlFlow<()>,
 ) -> Result<(), serde_json::Error> {
     let left = Cell::new(MAX_SESSION_BYTES);
-    let file = BufReader::new(MeteredReader { file, bytes_left: &left });
+    let mut file = MeteredReader { file, bytes_left: &left };
+    let mut head = Vec::new();
+    file.by_ref()
+        .take(BYTE_ORDER_MARK.len() as u64)
+        .read_to_end(&mut head)
+        .map_err(serde_json::Error::custom)?;
+    if head == BYTE_ORDER_MARK {
+        head.clear();
+    }
+    let file = BufReader::new(head.as_slice().chain(file));
     let mut json = serde_json::Deserializer::from_reader(file);
     let mut sink = EntrySink { on_entry: take, bytes_left: &left };
     let shape = ValueSeed(&mut sink).deserialize(&mut json)?;
@@ -108,7 +119,9 @@ enum FileShape {
 
 struct ValueSeed<'a, 'b, F>(&'a mut EntrySink<'b, F>);
 
-impl<'de, F: FnMut(FileEntry<'_>) -> ControlFlow<()>> DeserializeSeed<'de> for ValueSeed<'_, '_, F> {
+impl<'de, F: FnMut(FileEntry<'_>) -> ControlFlow<()>> DeserializeSeed<'de>
+    for ValueSeed<'_, '_, F>
+{
     type Value = FileShape;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<FileShape, D::Error> {
@@ -166,17 +179,8 @@ impl Serialize for RawFields {
 
 /// Whether a value has at least one field that only sessions and conversations have.
 fn is_session(raw: &RawValue) -> bool {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct ShapeMarkers {
-        session_id: Option<IgnoredAny>,
-        messages: Option<IgnoredAny>,
-        mapping: Option<IgnoredAny>,
-    }
-    let markers: Result<StrictObject<ShapeMarkers>, _> = serde_json::from_str(raw.get());
-    markers.is_ok_and(|StrictObject(markers)| {
-        markers.session_id.is_some() || markers.messages.is_some() || markers.mapping.is_some()
-    })
+    let object = RawObject::from_value(raw);
+    ["sessionId", "messages", "mapping"].iter().any(|field| object.get(field).is_some())
 }
 
 struct ListSeed<'a, 'b, F> {
@@ -240,6 +244,7 @@ mod tests {
     fn sessions_are_found_in_file_lines_and_list() {
         let (one, two) = (r#"{"sessionId":"a","messages":[]}"#, r#"{"mapping":{},"id":"b"}"#);
         for file in [
+            format!("\u{feff}[{one},{two}]"),
             format!(r#"{{"format":"echoic","sessions":[{one}, {two}],"messages":7}}"#),
             format!("{one}\n\n{two}\n"),
             format!(" [{one},\n{two}]"),
