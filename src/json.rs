@@ -1,4 +1,8 @@
-//! JSON parsing that is stricter than serde's default, with errors that name the field.
+//! JSON parsing that is stricter than serde's default, with errors that name the field. `lenient` is
+//! its opposite, for the JSON of other programs.
+
+pub mod escapes;
+pub mod lenient;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};

@@ -6,6 +6,7 @@ use crate::config::ImportArgs;
 use crate::domain::Principal;
 use crate::error::Error;
 use crate::transfer::import::{ImportReport, SessionImporter};
+use crate::transfer::import_notes::ImportNote;
 use crate::transfer::session_reader::read_sessions;
 use crate::transfer::session_record::ImportOptions;
 use std::fs::File;
@@ -88,6 +89,14 @@ fn print_report(report: &ImportReport) -> Result<(), String> {
     let sessions = report.sessions.len();
     let skipped = report.skipped.len();
     let _ = writeln!(io::stdout(), "{sessions} sessions imported, {messages} new messages");
+    for session in &report.sessions {
+        for (what, notes) in [("left out", &session.left_out), ("mended", &session.mended)] {
+            for ImportNote { kind, count, first } in notes {
+                let id = &session.session_id;
+                let _ = writeln!(io::stderr(), "{what} in {id}: {kind} × {count}, first {first}");
+            }
+        }
+    }
     if skipped == 0 {
         return Ok(());
     }

@@ -53,7 +53,7 @@ pub struct ImportArgs {
     /// User who will own the sessions
     #[arg(long, default_value = "local", value_parser = parse_user)]
     pub user: UserId,
-    /// Maximum size of a message's text
+    /// Maximum size of a session's system prompt
     #[arg(long, value_name = "SIZE", env = "ECHOIC_MAX_MESSAGE", default_value = "256KiB", value_parser = parse_size)]
     pub max_message: usize,
 }

@@ -8,12 +8,16 @@
 
 use super::message::{CallOrigin, MessagePart, MessageParts};
 use super::{FieldError, MessageId, Role, TurnId};
+use crate::json::escapes::repair_escapes;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 use sha2::{Digest, Sha256};
 
 /// Maximum length of a call id, in bytes. The ids are made by the vendors.
 const MAX_CALL_ID_BYTES: usize = 256;
+/// Depth of arguments that any parser can read, even inside a message.
+const MAX_INPUT_DEPTH: usize = 100;
 
 /// A function call written by a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -183,8 +187,20 @@ pub fn find_continued_reply(role: Role, parts: &MessageParts) -> Option<MessageI
 pub fn encode_input(input: &str) -> Box<RawValue> {
     // Models may send no arguments at all for a function without parameters.
     let input = if input.trim().is_empty() { "{}" } else { input };
+    // Whatever is stored should be valid in an export.
+    let repaired = repair_escapes(input);
+    let input = repaired.as_ref().map_or(input, |repaired| repaired.json.as_str());
     let json: Option<Box<RawValue>> = serde_json::from_str(input).ok();
+    let json = json.filter(|json| is_importable(json));
     json.unwrap_or_else(|| to_raw_value(input).unwrap_or_default())
+}
+
+/// Whether parsers that limit the nesting can read the value as a part of a message.
+fn is_importable(json: &RawValue) -> bool {
+    // An upper bound of the depth: strings may contain brackets, too. Beyond it the parser decides.
+    let brackets = json.get().bytes().filter(|byte| matches!(byte, b'[' | b'{')).count();
+    brackets < MAX_INPUT_DEPTH
+        || serde_json::from_str::<Value>(&format!("[[[{}]]]", json.get())).is_ok()
 }
 
 /// Whether arguments are valid JSON; blank ones count as `{}`.

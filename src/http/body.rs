@@ -3,6 +3,7 @@
 use super::ApiState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::json;
+use crate::json::escapes::replace_lone_surrogates;
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use std::borrow::Cow;
 use std::error::Error as Cause;
 use tokio::task::spawn_blocking;
 use tower_http::timeout::TimeoutError;
@@ -118,7 +120,7 @@ async fn read_body(request: Request, limit: usize) -> Result<Bytes> {
         return Err(Error::too_large("body", limit));
     }
     match Limited::new(request.into_body(), limit).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
+        Ok(body) => Ok(replace_half_characters(body.to_bytes())),
         Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
             Err(Error::too_large("body", limit))
         }
@@ -127,6 +129,16 @@ async fn read_body(request: Request, limit: usize) -> Result<Bytes> {
         }
         Err(error) => Err(Error::invalid_field("body", "must be complete").with_source(error)),
     }
+}
+
+/// Browsers send a text that was cut within an emoji as it is: with half of it, which no JSON parser
+/// accepts.
+fn replace_half_characters(json: Bytes) -> Bytes {
+    let repaired = match replace_lone_surrogates(&json) {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(repaired) => Some(Bytes::from(repaired)),
+    };
+    repaired.unwrap_or(json)
 }
 
 /// Whether reading a body failed because the client paused for longer than `ReadTimeouts::body`.

@@ -26,8 +26,9 @@ pub(super) struct ImportRequest {
 
 /// Import sessions.
 ///
-/// Each session is imported completely or skipped with a reason. Importing the same file twice
-/// changes nothing.
+/// Each session is imported or skipped with a reason. Invalid values are replaced and listed as
+/// `mended`; contents that have no place in a session are listed as `leftOut`. Importing the same
+/// file twice changes nothing.
 #[utoipa::path(
     post, path = "/api/import", tag = "import", request_body = ImportRequest,
     responses((status = 200, body = Envelope<ImportReport>), (status = "default", body = ErrorResponse))

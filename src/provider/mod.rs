@@ -8,7 +8,6 @@ pub mod anthropic;
 pub mod demo;
 pub mod embeddings;
 mod http;
-mod lenient_json;
 pub mod openai;
 pub mod resilient;
 

@@ -4,21 +4,29 @@
 //! Used by `http` and `cli`, which read the file. Runs on a thread that may block.
 
 use super::chatgpt;
-use super::session_record::{self, ImportOptions, SessionRecord};
+use super::import_notes::{ImportNote, ImportNotes};
+use super::lenient_values::read_id;
+use super::session_json;
+use super::session_reader::FileEntry;
+use super::session_record::{self, ImportOptions, PreparedSession};
 use crate::clock;
-use crate::domain::{Principal, SessionId};
+use crate::domain::ids::MAX_ID_CHARS;
+use crate::domain::text::truncate_chars;
+use crate::domain::{MessageId, Principal, SessionId};
 use crate::error::{Error, ErrorKind, Result};
-use crate::json::{self, StrictObject};
-use crate::store::{ImportOutcome, Store};
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use crate::json::escapes::{RepairedText, repair_escapes};
+use crate::json::lenient::RawObject;
+use crate::store::{ImportOutcome, MessageParent, Store};
+use serde::Serialize;
 use serde_json::value::RawValue;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use utoipa::ToSchema;
+
+/// Reason for skipping an entry of the file that is no session, after its field name.
+const NOT_A_CONVERSATION: &str = "is not a conversation: it has neither messages nor a mapping";
 
 /// Outcome of an import.
 #[derive(Debug, Default, Serialize, ToSchema)]
@@ -42,6 +50,10 @@ pub struct ImportedSession {
     pub title: String,
     /// Number of new messages.
     pub messages: u64,
+    /// Contents of the conversation that were not imported, by kind.
+    pub left_out: Vec<ImportNote>,
+    /// Invalid values that were replaced or shortened, by field.
+    pub mended: Vec<ImportNote>,
 }
 
 /// A session that was skipped.
@@ -101,21 +113,41 @@ impl SessionImporter {
     }
 
     /// Stores or skips the next session. Breaks if the store is unavailable. Blocks.
-    pub fn import_session(&mut self, raw: &RawValue) -> ControlFlow<()> {
+    pub fn import_session(&mut self, entry: FileEntry<'_>) -> ControlFlow<()> {
         // Every session so far is in one of the two lists.
         let index = self.report.sessions.len() + self.report.skipped.len();
+        let (FileEntry::Session(raw) | FileEntry::Other(raw)) = entry;
+        // Stores cannot keep NUL, and half of an emoji is no text at all.
+        let mut repaired = repair_escapes(raw.get());
+        let json = repaired.as_mut().map(|repaired| std::mem::take(&mut repaired.json));
+        let repaired_raw = json.and_then(|json| RawValue::from_string(json).ok());
+        let raw = repaired_raw.as_deref().unwrap_or(raw);
         let markers = SessionMarkers::from_json(raw);
-        let source_id = markers.source_id();
-        let is_unique = self.check_duplicate(source_id.as_deref());
-        match is_unique.and_then(|()| self.import_record(raw, &markers, index)) {
-            Ok(imported) => {
-                (self.on_imported)(&imported);
-                let ImportOutcome { session_id, title, added_messages: messages } = imported;
+        let source_id = markers.source_id.clone();
+        let outcome = match entry {
+            FileEntry::Session(_) => self
+                .check_duplicate(source_id.as_deref())
+                .and_then(|()| self.import_record(raw, &markers, index)),
+            FileEntry::Other(_) => Err(Error::invalid_field("entry", NOT_A_CONVERSATION)),
+        };
+        match outcome {
+            Ok((stored, left_out, mut mended)) => {
+                (self.on_imported)(&stored);
+                if let Some(RepairedText { replaced, first, .. }) = repaired {
+                    mended.add_many("character", replaced, &format!("byte {first}"));
+                }
                 // Only ids that were imported: a later session may repair a skipped one with the
                 // same id.
                 self.seen_ids.extend(source_id.clone().map(|id| (id, index)));
-                let session = ImportedSession { session_id, source_id, title, messages };
-                self.report.sessions.push(session);
+                let ImportOutcome { session_id, title, added_messages: messages } = stored;
+                self.report.sessions.push(ImportedSession {
+                    session_id,
+                    source_id,
+                    title,
+                    messages,
+                    left_out: left_out.into_list(),
+                    mended: mended.into_list(),
+                });
             }
             // Every further session would fail as well, slowly.
             Err(error) if error.kind == ErrorKind::StoreUnavailable => {
@@ -173,45 +205,80 @@ impl SessionImporter {
         raw: &RawValue,
         markers: &SessionMarkers,
         index: usize,
-    ) -> Result<ImportOutcome> {
-        let record: SessionRecord = if markers.is_chatgpt() {
+    ) -> Result<(ImportOutcome, ImportNotes, ImportNotes)> {
+        let record = if markers.is_chatgpt {
             chatgpt::parse_conversation(raw)?
         } else {
-            json::parse_object(raw.get().as_bytes())
-                .map_err(|error| Error::invalid_field(error.field, error.message))?
+            session_json::parse_session(raw)?
         };
         let now = clock::now();
-        let import =
+        let mut prepared =
             session_record::to_import_session(&self.principal, record, index, self.options, now)?;
-        self.runtime.block_on(self.store.import_session(&self.principal, import, now))
+        self.drop_unknown_references(&mut prepared)?;
+        let PreparedSession { session, left_out, mended } = prepared;
+        let stored =
+            self.runtime.block_on(self.store.import_session(&self.principal, session, now))?;
+        Ok((stored, left_out, mended))
+    }
+
+    /// A message whose parent is neither in the file nor in the store becomes a root. An unknown
+    /// head is replaced by the last message.
+    fn drop_unknown_references(&self, prepared: &mut PreparedSession) -> Result<()> {
+        let session = &mut prepared.session;
+        let mut known: HashSet<MessageId> =
+            session.messages.iter().map(|(message, _)| message.id.clone()).collect();
+        let ids = [session.id.clone(), session.fallback_id.clone()];
+        let mut is_known = |id: &MessageId| -> Result<bool> {
+            if !known.contains(id) && self.is_stored(&ids, id)? {
+                known.insert(id.clone());
+            }
+            Ok(known.contains(id))
+        };
+        for (index, (_, parent)) in session.messages.iter_mut().enumerate() {
+            if let MessageParent::Message(id) = parent
+                && !is_known(id)?
+            {
+                *parent = MessageParent::Root;
+                prepared.mended.add("parentId", &format!("messages[{index}].parentId"));
+            }
+        }
+        if let Some(id) = &session.head_id
+            && !is_known(id)?
+        {
+            session.head_id = None;
+            prepared.mended.add("headId", "headId");
+        }
+        Ok(())
+    }
+
+    /// Whether the store has the message in one of the sessions, and the caller may see it.
+    fn is_stored(&self, sessions: &[SessionId], id: &MessageId) -> Result<bool> {
+        for session in sessions {
+            let read = self.store.get_message(&self.principal, session, id);
+            match self.runtime.block_on(read) {
+                Ok(_) => return Ok(true),
+                Err(error) if error.kind == ErrorKind::StoreUnavailable => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Ok(false)
     }
 }
 
 /// Fields that identify a session's format and id, even if the rest cannot be read.
-#[derive(Default, Deserialize)]
 struct SessionMarkers {
-    #[serde(rename = "sessionId")]
-    session_id: Option<Value>,
-    conversation_id: Option<Value>,
-    id: Option<Value>,
-    mapping: Option<IgnoredAny>,
+    is_chatgpt: bool,
+    /// The session's id in the file.
+    source_id: Option<String>,
 }
 
 impl SessionMarkers {
     fn from_json(raw: &RawValue) -> Self {
-        serde_json::from_str(raw.get()).map(|StrictObject(markers)| markers).unwrap_or_default()
-    }
-
-    fn is_chatgpt(&self) -> bool {
-        self.mapping.is_some()
-    }
-
-    /// The session's id in the file.
-    fn source_id(&self) -> Option<String> {
-        let id = match self.is_chatgpt() {
-            true => self.conversation_id.as_ref().or(self.id.as_ref()),
-            false => self.session_id.as_ref(),
-        };
-        Some(id?.as_str()?.chars().take(128).collect())
+        let object = RawObject::from_value(raw);
+        let is_chatgpt = object.get("mapping").is_some();
+        let fields: &[&str] = if is_chatgpt { &["conversation_id", "id"] } else { &["sessionId"] };
+        let id = fields.iter().find_map(|field| read_id(object.get(field)?));
+        let source_id = id.map(|id| truncate_chars(&id, MAX_ID_CHARS).to_owned());
+        Self { is_chatgpt, source_id }
     }
 }

@@ -2,8 +2,13 @@
 
 mod chatgpt;
 mod chatgpt_content;
+mod chatgpt_marks;
 pub mod export;
 pub mod import;
+pub mod import_notes;
+mod imported_messages;
+mod lenient_values;
 mod markdown;
+mod session_json;
 pub mod session_reader;
 pub mod session_record;

@@ -3,7 +3,7 @@
 //! The format is detected while reading: `{"sessions": […]}`, one session per line (`jsonl`), or a
 //! list of conversations as ChatGPT writes it.
 
-use crate::json::StrictObject;
+use crate::json::lenient::RawObject;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
@@ -15,23 +15,49 @@ use std::ops::ControlFlow;
 /// Maximum size of a session's JSON, in bytes. A session is read completely before it is passed on.
 const MAX_SESSION_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 1 << 30 };
 
-/// Calls `take` with the JSON of each session, until it breaks, which is reported as an error.
-/// Fields next to `sessions` are ignored.
+/// Some editors and programs begin a file in UTF-8 with it.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// Entries that may precede the first session of a list. Without a bound, a long list of something
+/// else would be read to its end.
+const MAX_LEADING_ENTRIES: usize = 1000;
+
+/// An entry of the file.
+#[derive(Debug, Clone, Copy)]
+pub enum FileEntry<'a> {
+    /// An entry in the place of a session. Its fields are not checked.
+    Session(&'a RawValue),
+    /// A JSON value among sessions that does not look like one.
+    Other(&'a RawValue),
+}
+
+/// Calls `take` with each entry, until it breaks, which is reported as an error. Fields next to
+/// `sessions` are ignored. A file without any session is an error, too.
 pub fn read_sessions(
     file: impl Read,
-    take: impl FnMut(&RawValue) -> ControlFlow<()>,
+    take: impl FnMut(FileEntry<'_>) -> ControlFlow<()>,
 ) -> Result<(), serde_json::Error> {
     let left = Cell::new(MAX_SESSION_BYTES);
-    let file = BufReader::new(MeteredReader { file, bytes_left: &left });
+    let mut file = MeteredReader { file, bytes_left: &left };
+    let mut head = Vec::new();
+    file.by_ref()
+        .take(BYTE_ORDER_MARK.len() as u64)
+        .read_to_end(&mut head)
+        .map_err(serde_json::Error::custom)?;
+    if head == BYTE_ORDER_MARK {
+        head.clear();
+    }
+    let file = BufReader::new(head.as_slice().chain(file));
     let mut json = serde_json::Deserializer::from_reader(file);
-    let mut sink = SessionSink { on_session: take, bytes_left: &left };
-    let mut shape = ValueSeed(&mut sink).deserialize(&mut json)?;
+    let mut sink = EntrySink { on_entry: take, bytes_left: &left };
+    let shape = ValueSeed(&mut sink).deserialize(&mut json)?;
     loop {
         match (json.end(), shape) {
             (Ok(()), _) => return Ok(()),
-            // `end` fails because there is more input: the next line.
+            // `end` fails because there is more input: the next line. Only the first line decides
+            // about the format.
             (Err(error), FileShape::SessionLine) if !error.is_io() => {
-                shape = ValueSeed(&mut sink).deserialize(&mut json)?;
+                let line = Box::<RawValue>::deserialize(&mut json)?;
+                sink.push_entry(&line)?;
             }
             (Err(error), _) => return Err(error),
         }
@@ -56,15 +82,26 @@ impl<R: Read> Read for MeteredReader<'_, R> {
     }
 }
 
-struct SessionSink<'a, F> {
-    on_session: F,
+struct EntrySink<'a, F> {
+    on_entry: F,
     bytes_left: &'a Cell<u64>,
 }
 
-impl<F: FnMut(&RawValue) -> ControlFlow<()>> SessionSink<'_, F> {
+impl<F: FnMut(FileEntry<'_>) -> ControlFlow<()>> EntrySink<'_, F> {
     fn push_session<E: Error>(&mut self, session: &RawValue) -> Result<(), E> {
+        self.push(FileEntry::Session(session))
+    }
+
+    /// Passes on an entry that has to prove that it is a session. Returns whether it is one.
+    fn push_entry<E: Error>(&mut self, raw: &RawValue) -> Result<bool, E> {
+        let is_session = is_session(raw);
+        self.push(if is_session { FileEntry::Session(raw) } else { FileEntry::Other(raw) })?;
+        Ok(is_session)
+    }
+
+    fn push<E: Error>(&mut self, entry: FileEntry<'_>) -> Result<(), E> {
         self.bytes_left.set(MAX_SESSION_BYTES);
-        match (self.on_session)(session) {
+        match (self.on_entry)(entry) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(E::custom("the store failed")),
         }
@@ -80,9 +117,11 @@ enum FileShape {
     SessionLine,
 }
 
-struct ValueSeed<'a, 'b, F>(&'a mut SessionSink<'b, F>);
+struct ValueSeed<'a, 'b, F>(&'a mut EntrySink<'b, F>);
 
-impl<'de, F: FnMut(&RawValue) -> ControlFlow<()>> DeserializeSeed<'de> for ValueSeed<'_, '_, F> {
+impl<'de, F: FnMut(FileEntry<'_>) -> ControlFlow<()>> DeserializeSeed<'de>
+    for ValueSeed<'_, '_, F>
+{
     type Value = FileShape;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<FileShape, D::Error> {
@@ -90,7 +129,7 @@ impl<'de, F: FnMut(&RawValue) -> ControlFlow<()>> DeserializeSeed<'de> for Value
     }
 }
 
-impl<'de, F: FnMut(&RawValue) -> ControlFlow<()>> Visitor<'de> for ValueSeed<'_, '_, F> {
+impl<'de, F: FnMut(FileEntry<'_>) -> ControlFlow<()>> Visitor<'de> for ValueSeed<'_, '_, F> {
     type Value = FileShape;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -140,26 +179,17 @@ impl Serialize for RawFields {
 
 /// Whether a value has at least one field that only sessions and conversations have.
 fn is_session(raw: &RawValue) -> bool {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct ShapeMarkers {
-        session_id: Option<IgnoredAny>,
-        messages: Option<IgnoredAny>,
-        mapping: Option<IgnoredAny>,
-    }
-    let markers: Result<StrictObject<ShapeMarkers>, _> = serde_json::from_str(raw.get());
-    markers.is_ok_and(|StrictObject(markers)| {
-        markers.session_id.is_some() || markers.messages.is_some() || markers.mapping.is_some()
-    })
+    let object = RawObject::from_value(raw);
+    ["sessionId", "messages", "mapping"].iter().any(|field| object.get(field).is_some())
 }
 
 struct ListSeed<'a, 'b, F> {
-    sink: &'a mut SessionSink<'b, F>,
+    sink: &'a mut EntrySink<'b, F>,
     /// The list is the whole file, so its entries have to prove that they are sessions.
     is_bare: bool,
 }
 
-impl<'de, F: FnMut(&RawValue) -> ControlFlow<()>> DeserializeSeed<'de> for ListSeed<'_, '_, F> {
+impl<'de, F: FnMut(FileEntry<'_>) -> ControlFlow<()>> DeserializeSeed<'de> for ListSeed<'_, '_, F> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -167,7 +197,7 @@ impl<'de, F: FnMut(&RawValue) -> ControlFlow<()>> DeserializeSeed<'de> for ListS
     }
 }
 
-impl<'de, F: FnMut(&RawValue) -> ControlFlow<()>> Visitor<'de> for ListSeed<'_, '_, F> {
+impl<'de, F: FnMut(FileEntry<'_>) -> ControlFlow<()>> Visitor<'de> for ListSeed<'_, '_, F> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -175,15 +205,20 @@ impl<'de, F: FnMut(&RawValue) -> ControlFlow<()>> Visitor<'de> for ListSeed<'_, 
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        let mut is_empty = true;
+        let mut has_sessions = false;
+        let mut leading_entries = 0;
         while let Some(raw) = list.next_element::<Box<RawValue>>()? {
-            if self.is_bare && !is_session(&raw) {
-                return Err(A::Error::custom("an entry of the list is not a conversation"));
+            if self.is_bare {
+                has_sessions |= self.sink.push_entry(&raw)?;
+            } else {
+                self.sink.push_session(&raw)?;
             }
-            is_empty = false;
-            self.sink.push_session(&raw)?;
+            leading_entries += 1;
+            if self.is_bare && !has_sessions && leading_entries == MAX_LEADING_ENTRIES {
+                break;
+            }
         }
-        if self.is_bare && is_empty {
+        if self.is_bare && !has_sessions {
             return Err(A::Error::custom("the list contains no conversations"));
         }
         Ok(())
@@ -196,8 +231,10 @@ mod tests {
 
     fn read_all(file: impl Read) -> (Vec<String>, Result<(), String>) {
         let mut taken = Vec::new();
-        let outcome = read_sessions(file, |raw| {
-            taken.push(raw.get().to_owned());
+        let outcome = read_sessions(file, |entry| {
+            if let FileEntry::Session(raw) = entry {
+                taken.push(raw.get().to_owned());
+            }
             ControlFlow::Continue(())
         });
         (taken, outcome.map_err(|error| error.to_string()))
@@ -207,6 +244,7 @@ mod tests {
     fn sessions_are_found_in_file_lines_and_list() {
         let (one, two) = (r#"{"sessionId":"a","messages":[]}"#, r#"{"mapping":{},"id":"b"}"#);
         for file in [
+            format!("\u{feff}[{one},{two}]"),
             format!(r#"{{"format":"echoic","sessions":[{one}, {two}],"messages":7}}"#),
             format!("{one}\n\n{two}\n"),
             format!(" [{one},\n{two}]"),
@@ -225,15 +263,28 @@ mod tests {
             ("[{}]", 0),
             ("7", 0),
             (r#"{"sessions":{}}"#, 0),
-            (&format!("[{one},7]"), 1),
             (&format!("{one} {{"), 1),
-            (&format!("{one} {{}}"), 1),
+            ("[7,{}]", 0),
             (&format!(r#"{{"sessions":[{one}]}} {one}"#), 1),
             (&format!(r#"{{"sessions":[{one},"#), 1),
         ] {
             let (seen, outcome) = read_all(rest.as_bytes());
             assert!(outcome.is_err() && seen.len() == taken, "{rest}: {seen:?} {outcome:?}");
         }
+    }
+
+    #[test]
+    fn odd_entry_among_sessions_does_not_end_the_reading() {
+        let one = r#"{"sessionId":"a"}"#;
+        for file in [
+            format!("[{one},7,{{}},null,{one}]"),
+            format!("[{{\"title\":\"\"}},{one},[],{one}]"),
+            format!("{one}\n{{}}\n7\n\"x\"\n{one}\n"),
+        ] {
+            assert_eq!(read_all(file.as_bytes()), (vec![one.to_owned(); 2], Ok(())), "{file}");
+        }
+        let numbers = format!("[{}{one}]", "7,".repeat(MAX_LEADING_ENTRIES));
+        assert!(read_all(numbers.as_bytes()).1.unwrap_err().contains("no conversations"));
     }
 
     #[test]

@@ -1,48 +1,50 @@
-//! The sessions and messages of a file: deserialization, validation and conversion for the store.
+//! The sessions and messages of a file, in the form that all formats are read into, and their
+//! conversion for the store.
+//!
+//! An invalid value is replaced or left out, and noted; it does not reject the session.
 
-use crate::domain::content::MessageBody;
-use crate::domain::message::{FinishReason, MAX_PARTS_BYTES, MessageError, MessageParts};
+use super::import_notes::ImportNotes;
+use super::imported_messages::{MessageContext, convert_messages};
+use super::lenient_values::{convert_id, to_hex_id};
+use crate::domain::memory::MemoryOptions;
+use crate::domain::message::{FinishReason, MessageError};
 use crate::domain::session::{JsonObject, MAX_PARTICIPANTS, SessionSettings, SessionStatus};
-use crate::domain::text::reject_nul;
-use crate::domain::title::{SessionTitle, TitleSource};
+use crate::domain::text::truncate_chars;
+use crate::domain::title::{MAX_TITLE_CHARS, SessionTitle, TitleSource};
 use crate::domain::{
-    MessageId, MessageType, Principal, ProjectId, Role, SessionId, Status, Timestamp, Usage, UserId,
+    FieldError, MessageId, MessageType, Principal, ProjectId, Role, SessionId, Status, Timestamp,
+    Usage, UserId,
 };
-use crate::error::{Error, Result};
-use crate::json::{
-    StrictObject, deserialize_object, deserialize_optional_object, deserialize_present,
-};
-use crate::memory::tokens;
-use crate::store::{ImportSession, MessageParent, NewMessage, NewSession, ReplyFields};
-use serde::Deserialize;
+use crate::error::Result;
+use crate::json::StrictObject;
+use crate::store::{ImportSession, MessageParent, NewMessage, NewSession};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use utoipa::ToSchema;
 
 /// Limits and permissions of an import.
 #[derive(Debug, Clone, Copy)]
 pub struct ImportOptions {
-    /// Maximum size of a message's text, in bytes.
+    /// Maximum size of a system prompt, in bytes.
     pub max_message: usize,
     /// Whether the participants named in the file are added to the sessions.
     pub trusts_participants: bool,
 }
 
 /// A session in an import file.
-#[derive(Default, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
+#[derive(Default, ToSchema)]
+#[schema(rename_all = "camelCase")]
 pub struct SessionRecord {
     /// Session id. If it belongs to another user's session, the imported session gets a new id.
     pub(super) session_id: Option<String>,
-    #[serde(alias = "name")]
     pub(super) title: Option<String>,
     pub(super) title_source: Option<TitleSource>,
     pub(super) project_id: Option<String>,
     pub(super) status: Option<String>,
-    #[serde(default)]
+    #[schema(required = false)]
     pub(super) archived: bool,
-    #[serde(default)]
+    #[schema(required = false)]
     pub(super) pinned: bool,
     #[schema(value_type = Object)]
     pub(super) meta: Option<Box<RawValue>>,
@@ -50,7 +52,7 @@ pub struct SessionRecord {
     pub(super) user_meta: Option<Box<RawValue>>,
     #[schema(value_type = Object)]
     pub(super) theme: Option<Box<RawValue>>,
-    #[serde(default, deserialize_with = "deserialize_object")]
+    #[schema(required = false)]
     pub(super) settings: SessionSettings,
     pub(super) participants: Option<Vec<String>>,
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -59,245 +61,240 @@ pub struct SessionRecord {
     pub(super) last_seen: Option<Timestamp>,
     pub(super) head_id: Option<String>,
     /// Id of the last message each user has read.
-    #[serde(default)]
+    #[schema(required = false)]
     pub(super) read_marks: HashMap<String, String>,
-    #[serde(default)]
-    #[schema(value_type = Vec<MessageRecord>)]
+    #[schema(value_type = Vec<MessageRecord>, required = false)]
     pub(super) messages: Vec<StrictObject<MessageRecord>>,
+    /// Contents of the conversation that have no place in this record.
+    #[schema(ignore)]
+    pub(super) left_out: ImportNotes,
+    /// Values that were changed to fit into this record.
+    #[schema(ignore)]
+    pub(super) mended: ImportNotes,
 }
 
 /// A message in an import file.
-#[derive(Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
 pub struct MessageRecord {
     /// Message id, unique within the session. Messages that the session already has are skipped.
     pub(super) id: Option<String>,
     pub(super) role: Role,
     pub(super) sender_id: Option<String>,
-    #[serde(default)]
+    #[schema(required = false)]
     pub(super) content: String,
-    #[serde(default, rename = "type")]
+    #[schema(rename = "type", required = false)]
     pub(super) kind: MessageType,
     #[schema(value_type = Option<Vec<Object>>)]
     pub(super) parts: Option<Box<RawValue>>,
-    /// An earlier message of the file or of the session; by default the preceding one.
-    #[serde(default, deserialize_with = "deserialize_present")]
+    /// Another message of the file or of the session; by default the preceding one.
     #[schema(value_type = Option<String>)]
     pub(super) parent_id: Option<Option<String>>,
     #[schema(value_type = Option<String>, format = DateTime)]
     pub(super) created_at: Option<Timestamp>,
     pub(super) client_message_id: Option<String>,
-    #[serde(default)]
+    #[schema(required = false)]
     pub(super) status: Status,
     pub(super) model: Option<String>,
     pub(super) finish_reason: Option<FinishReason>,
-    #[serde(default, deserialize_with = "deserialize_optional_object")]
     pub(super) error: Option<MessageError>,
-    #[serde(default, deserialize_with = "deserialize_optional_object")]
     pub(super) usage: Option<Usage>,
-    /// Path used in error messages, if it is not `messages[i]`.
-    #[serde(skip)]
+    /// Path used in notes, if it is not `messages[i]`.
+    #[schema(ignore)]
     pub(super) error_path: Option<String>,
 }
 
-/// Validates a session and converts it for the store. `index` is its position in the file. Errors
-/// name the field. Counts tokens, so call it where blocking is allowed.
+impl MessageRecord {
+    /// An empty message.
+    pub(super) fn from_role(role: Role) -> Self {
+        Self {
+            id: None,
+            role,
+            sender_id: None,
+            content: String::new(),
+            kind: MessageType::Text,
+            parts: None,
+            parent_id: None,
+            created_at: None,
+            client_message_id: None,
+            status: Status::Complete,
+            model: None,
+            finish_reason: None,
+            error: None,
+            usage: None,
+            error_path: None,
+        }
+    }
+}
+
+/// A session that is ready for the store.
+pub struct PreparedSession {
+    pub session: ImportSession,
+    pub left_out: ImportNotes,
+    pub mended: ImportNotes,
+}
+
+/// Converts a session for the store. `index` is its position in the file. Invalid values are
+/// replaced and noted. Counts tokens, so call it where blocking is allowed.
 pub fn to_import_session(
     principal: &Principal,
-    record: SessionRecord,
+    mut record: SessionRecord,
     index: usize,
     options: ImportOptions,
     now: Timestamp,
-) -> Result<ImportSession> {
-    let object = |field, raw: Option<Box<RawValue>>| {
-        raw.map(|raw| JsonObject::parse(field, &raw)).transpose()
-    };
+) -> Result<PreparedSession> {
+    let mut left_out = std::mem::take(&mut record.left_out);
+    let mut mended = std::mem::take(&mut record.mended);
     let keep_title = record.title_source.is_some();
-    let mut title = SessionTitle::from_user(record.title.as_deref())?;
-    if title.source == TitleSource::User {
-        // The source only counts for a title that is not the default.
-        title.source = record.title_source.unwrap_or(title.source);
-    }
+    let title = convert_title(&record, &mut mended)?;
     let id = match &record.session_id {
-        Some(id) => SessionId::parse("sessionId", id)?,
+        Some(id) => SessionId::new_unchecked(note_converted_id(id, "sessionId", &mut mended)),
         None => derive_session_id(principal, &record, index),
     };
     // Derived from the user and the id rather than generated, so that a second import finds the
     // session again.
     let fallback_id = to_hex_id(Sha256::new_with_prefix(format!("{}\0{id}", principal.user)));
-    let participants = parse_participants(record.participants.unwrap_or_default())?;
+    let participants = convert_participants(record.participants.unwrap_or_default(), &mut left_out);
     // A session without a time is as old as its first message, otherwise new.
     let created_at =
         record.created_at.or_else(|| record.messages.first()?.0.created_at).unwrap_or(now);
-    let messages = parse_messages(principal, &id, record.messages, options.max_message, now)?;
-    Ok(ImportSession {
-        read_marks: parse_read_marks(record.read_marks, &messages)?,
-        messages,
-        id,
-        keep_title,
-        fallback_id: SessionId::new_unchecked(fallback_id),
-        fields: NewSession {
-            id: None,
-            title,
-            project_id: record
-                .project_id
-                .map(|id| ProjectId::parse("projectId", &id))
-                .transpose()?,
-            participants: if options.trusts_participants { participants } else { Vec::new() },
-            meta: object("meta", record.meta)?.unwrap_or_default(),
-            user_meta: object("userMeta", record.user_meta)?.unwrap_or_default(),
-            theme: object("theme", record.theme)?.unwrap_or_default(),
-            settings: record
-                .settings
-                .validate(options.max_message)
-                .map_err(|invalid| invalid.within("settings"))?,
+    let context = MessageContext { principal, session: &id, now };
+    let messages = convert_messages(&context, record.messages, &mut left_out, &mut mended);
+    let project_id = record.project_id.as_deref().map(|id| ProjectId::parse("projectId", id));
+    let status = record.status.as_deref().map(SessionStatus::parse);
+    Ok(PreparedSession {
+        session: ImportSession {
+            read_marks: convert_read_marks(record.read_marks, &messages, &mut left_out),
+            messages,
+            keep_title,
+            fallback_id: SessionId::new_unchecked(fallback_id),
+            fields: NewSession {
+                id: None,
+                title,
+                project_id: keep_valid(project_id, "projectId", &mut left_out),
+                participants: if options.trusts_participants { participants } else { Vec::new() },
+                meta: convert_object("meta", record.meta, &mut left_out),
+                user_meta: convert_object("userMeta", record.user_meta, &mut left_out),
+                theme: convert_object("theme", record.theme, &mut left_out),
+                settings: keep_valid_settings(record.settings, options.max_message, &mut left_out),
+            },
+            status: keep_valid(status, "status", &mut mended).unwrap_or_default(),
+            archived: record.archived,
+            pinned: record.pinned,
+            created_at,
+            last_seen: record.last_seen,
+            head_id: record
+                .head_id
+                .map(|id| MessageId::new_unchecked(note_converted_id(&id, "headId", &mut mended))),
+            id,
         },
-        status: record
-            .status
-            .map_or(Ok(SessionStatus::default()), |status| SessionStatus::parse(&status))?,
-        archived: record.archived,
-        pinned: record.pinned,
-        created_at,
-        last_seen: record.last_seen,
-        head_id: record.head_id.map(|id| MessageId::parse("headId", &id)).transpose()?,
+        left_out,
+        mended,
     })
 }
 
-fn parse_participants(users: Vec<String>) -> Result<Vec<UserId>> {
-    if users.len() > MAX_PARTICIPANTS {
-        return Err(Error::invalid_field("participants", "must be at most 100 users"));
+/// The value of a field, unless it is invalid. That is noted.
+fn keep_valid<T>(
+    value: Option<std::result::Result<T, FieldError>>,
+    field: &str,
+    notes: &mut ImportNotes,
+) -> Option<T> {
+    match value? {
+        Ok(value) => Some(value),
+        Err(_) => {
+            notes.add(field, field);
+            None
+        }
     }
-    users.iter().map(|user| Ok(UserId::parse("participants", user)?)).collect()
 }
 
-fn parse_messages(
-    principal: &Principal,
-    session: &SessionId,
-    records: Vec<StrictObject<MessageRecord>>,
-    max_message: usize,
-    now: Timestamp,
-) -> Result<Vec<(NewMessage, MessageParent)>> {
-    let named: HashSet<String> =
-        records.iter().filter_map(|StrictObject(record)| record.id.clone()).collect();
-    let mut seen = HashSet::with_capacity(records.len());
-    let mut messages = Vec::with_capacity(records.len());
-    for (index, StrictObject(mut record)) in records.into_iter().enumerate() {
-        let path = record.error_path.take().unwrap_or_else(|| format!("messages[{index}]"));
-        let locate = |error: Error| error.within(&path);
-        let message = self::parse_message(principal, session, record, index, max_message, now)
-            .map_err(locate)?;
-        if let MessageParent::Message(parent) = &message.1
-            // A parent outside the file may be a message that the session already has. The store
-            // checks that.
-            && named.contains(parent.as_str())
-            && !seen.contains(parent)
-        {
-            // Parents must come first, which also rules out cycles.
-            let message = format!("must name an earlier message; {parent} is not one");
-            return Err(locate(Error::invalid_field("parentId", message)));
-        }
-        if !seen.insert(message.0.id.clone()) {
-            return Err(locate(Error::invalid_field("id", "must be unique within the session")));
-        }
-        messages.push(message);
+fn note_converted_id(id: &str, field: &str, mended: &mut ImportNotes) -> String {
+    let converted = convert_id(id);
+    if converted != id {
+        mended.add(field, field);
     }
-    Ok(messages)
+    converted
+}
+
+/// The title, cut to its maximum length.
+fn convert_title(record: &SessionRecord, mended: &mut ImportNotes) -> Result<SessionTitle> {
+    let text = record.title.as_deref().map(|title| truncate_chars(title.trim(), MAX_TITLE_CHARS));
+    if text.map(str::len) != record.title.as_deref().map(|title| title.trim().len()) {
+        mended.add("title", "title");
+    }
+    let mut title = SessionTitle::from_user(text)?;
+    if title.source == TitleSource::User {
+        // The source only counts for a title that is not the default.
+        title.source = record.title_source.unwrap_or(title.source);
+    }
+    Ok(title)
+}
+
+fn convert_object(
+    field: &'static str,
+    raw: Option<Box<RawValue>>,
+    left_out: &mut ImportNotes,
+) -> JsonObject {
+    let parsed = raw.map(|raw| JsonObject::parse(field, &raw));
+    keep_valid(parsed, field, left_out).unwrap_or_default()
+}
+
+/// The settings without the invalid ones.
+fn keep_valid_settings(
+    mut settings: SessionSettings,
+    max_prompt: usize,
+    left_out: &mut ImportNotes,
+) -> SessionSettings {
+    // Validation names one field at a time.
+    loop {
+        let Err(invalid) = settings.clone().validate(max_prompt) else { return settings };
+        let field = format!("settings.{}", invalid.field);
+        left_out.add(&field, &field);
+        match &*invalid.field {
+            "temperature" => settings.temperature = None,
+            "topP" => settings.top_p = None,
+            "maxOutputTokens" => settings.max_output_tokens = None,
+            "model" => settings.model = None,
+            "systemPrompt" => settings.system_prompt = None,
+            _ if settings.memory.is_empty() => return SessionSettings::default(),
+            _ => settings.memory = MemoryOptions::default(),
+        }
+    }
+}
+
+fn convert_participants(users: Vec<String>, left_out: &mut ImportNotes) -> Vec<UserId> {
+    let mut participants = Vec::new();
+    for user in users {
+        match UserId::parse("participants", &user) {
+            Ok(user) if participants.len() < MAX_PARTICIPANTS => participants.push(user),
+            _ => left_out.add("participants", "participants"),
+        }
+    }
+    participants
 }
 
 /// The `seq` of each user's last read message.
-fn parse_read_marks(
+fn convert_read_marks(
     marks: HashMap<String, String>,
     messages: &[(NewMessage, MessageParent)],
-) -> Result<HashMap<String, u32>> {
-    if marks.len() > MAX_PARTICIPANTS {
-        return Err(Error::invalid_field("readMarks", "must have at most 100 entries"));
-    }
-    let resolve = |(user, id): (String, String)| {
-        let user = UserId::parse("readMarks", &user)?;
+    left_out: &mut ImportNotes,
+) -> HashMap<String, u32> {
+    let mut marks: Vec<(String, String)> = marks.into_iter().collect();
+    // The order of a map is random, and the same file should give the same outcome.
+    marks.sort_unstable();
+    let mut seqs = HashMap::new();
+    for (user, id) in marks {
         // Imported messages are numbered in file order, starting at 1.
         let index = messages.iter().position(|(message, _)| message.id.as_str() == id);
-        let seq = index.and_then(|index| u32::try_from(index + 1).ok()).ok_or_else(|| {
-            let problem = format!("must name a message of the session; {id} is not one");
-            Error::invalid_field(format!("readMarks.{user}"), problem)
-        })?;
-        Ok((user.to_string(), seq))
-    };
-    marks.into_iter().map(resolve).collect()
-}
-
-fn parse_message(
-    principal: &Principal,
-    session: &SessionId,
-    record: MessageRecord,
-    index: usize,
-    max_message: usize,
-    now: Timestamp,
-) -> Result<(NewMessage, MessageParent)> {
-    let id = match &record.id {
-        Some(id) => MessageId::parse("id", id)?,
-        None => derive_message_id(session, &record, index),
-    };
-    let sender_id = match (&record.sender_id, record.role) {
-        (Some(sender), _) => UserId::parse("senderId", sender)?,
-        (None, Role::Assistant) => UserId::assistant(),
-        (None, _) => principal.user.clone(),
-    };
-    let parts = record
-        .parts
-        .map(|parts| MessageParts::parse_exported("parts", &parts))
-        .transpose()?
-        .unwrap_or_default();
-    let error = record.error.as_ref();
-    for (field, text) in [
-        ("model", record.model.as_deref()),
-        ("error.code", error.map(|error| error.code.as_str())),
-        ("error.message", error.map(|error| error.message.as_str())),
-    ] {
-        reject_nul(field, text.unwrap_or_default())?;
-    }
-    let body = if record.role == Role::Assistant {
-        parse_reply_body(record.content, parts, record.kind)?
-    } else {
-        MessageBody::parse("content", record.content, parts, record.kind, max_message)?
-    };
-    let message = NewMessage {
-        id,
-        client_message_id: record
-            .client_message_id
-            .map(|id| MessageId::parse("clientMessageId", &id))
-            .transpose()?,
-        role: record.role,
-        sender_id,
-        tokens: tokens::count_tokens(&body.countable_text()),
-        body,
-        created_at: record.created_at.unwrap_or(now),
-        reply: ReplyFields {
-            status: record.status,
-            model: record.model,
-            finish_reason: record.finish_reason,
-            error: record.error,
-            usage: record.usage,
-        },
-    };
-    Ok((message, parse_parent(record.parent_id)?))
-}
-
-/// Validates a reply. Unlike a user's message it may be empty, and the limit for user messages does
-/// not apply.
-fn parse_reply_body(
-    content: String,
-    parts: MessageParts,
-    kind: MessageType,
-) -> Result<MessageBody> {
-    reject_nul("content", &content)?;
-    // The bound for parts serves for the text as well: whatever a model wrote should be importable,
-    // but not without limit.
-    for (field, size) in [("content", content.len()), ("parts", parts.as_json().len())] {
-        if size > MAX_PARTS_BYTES {
-            return Err(Error::too_large(field, MAX_PARTS_BYTES));
+        let seq = index.and_then(|index| u32::try_from(index + 1).ok());
+        match (UserId::parse("readMarks", &user), seq) {
+            (Ok(user), Some(seq)) if seqs.len() < MAX_PARTICIPANTS => {
+                seqs.insert(user.to_string(), seq);
+            }
+            _ => left_out.add("readMarks", "readMarks"),
         }
     }
-    Ok(MessageBody { content, parts, kind })
+    seqs
 }
 
 /// Derives an id from the content of a session without one, so that importing it again finds it.
@@ -314,17 +311,9 @@ fn derive_session_id(principal: &Principal, record: &SessionRecord, index: usize
     SessionId::new_unchecked(to_hex_id(digest))
 }
 
-fn derive_message_id(session: &SessionId, record: &MessageRecord, index: usize) -> MessageId {
-    let role = role_name(record.role);
-    let time = format_time(record.created_at);
-    let content = &record.content;
-    let text = format!("{session}\0{index}\0{role}\0{time}\0{content}");
-    MessageId::new_unchecked(to_hex_id(Sha256::new_with_prefix(text)))
-}
-
 /// The name of a role in derived ids: that of the variant when they were first derived, whatever
 /// it is called by now.
-fn role_name(role: Role) -> &'static str {
+pub(super) fn role_name(role: Role) -> &'static str {
     match role {
         Role::User => "User",
         Role::Assistant => "Assistant",
@@ -334,34 +323,24 @@ fn role_name(role: Role) -> &'static str {
 }
 
 /// A time in derived ids, likewise as it was first written.
-fn format_time(time: Option<Timestamp>) -> String {
+pub(super) fn format_time(time: Option<Timestamp>) -> String {
     match time {
         Some(time) => format!("Some(Timestamp({}))", time.as_millis()),
         None => "None".to_owned(),
     }
 }
 
-pub(super) fn to_hex_id(digest: Sha256) -> String {
-    hex::encode(&digest.finalize()[..16])
-}
-
-fn parse_parent(parent_id: Option<Option<String>>) -> Result<MessageParent> {
-    Ok(match parent_id {
-        None => MessageParent::Head,
-        Some(None) => MessageParent::Root,
-        Some(Some(id)) => MessageParent::Message(MessageId::parse("parentId", &id)?),
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::imported_messages::derive_message_id;
+    use super::super::session_json::parse_session;
     use super::*;
 
     /// A change here would make a repeated import store its sessions a second time.
     #[test]
     fn derived_ids_never_change() {
         let principal = Principal { user: UserId::new_unchecked("ada"), is_admin: false };
-        let record = |json: &str| serde_json::from_str::<SessionRecord>(json).unwrap();
+        let record = |json: &str| parse_session(serde_json::from_str(json).unwrap()).unwrap();
         let session_id = |json| derive_session_id(&principal, &record(json), 3).to_string();
         let full = r#"{"title": "A \"b\"\n", "createdAt": "2026-01-31T12:00:00.000Z", "messages": [
             {"id": "m1", "role": "user", "content": "hi"},

@@ -68,7 +68,9 @@ const ID: &str = "67a1b2c3-0000-8000-9000-0123456789ab";
 async fn conversation_is_imported_with_its_branches() {
     let server = Server::start().await;
     let report = import(&server, &json!([conversation()])).await;
-    let imported = json!([{"sessionId": ID, "sourceId": ID, "title": "Sums", "messages": 8}]);
+    let imported = json!([{"sessionId": ID, "sourceId": ID, "title": "Sums", "messages": 9, "mended": [], "leftOut": [
+        {"kind": "reasoning_recap", "count": 1, "first": "mapping.r.message"},
+        {"kind": "cite", "count": 1, "first": "mapping.a3.message"}]}]);
     assert_eq!(report, json!({"sessions": imported, "skipped": []}));
 
     let session = server.get(&format!("/api/chat-sessions/{ID}")).await.data();
@@ -85,6 +87,7 @@ async fn conversation_is_imported_with_its_branches() {
             "user: What is 1 + 1?",
             "assistant: ```python\nprint(1 + 1)\n```",
             "tool: ```\n2\n```",
+            "assistant: ",
             "assistant: It is 2.",
             "user: [image: file-9xY]\n\nWhat is this?",
         ]
@@ -98,9 +101,14 @@ async fn conversation_is_imported_with_its_branches() {
         (&json!("2023-11-14T22:13:20.123Z"), &json!("local"))
     );
     let (answer, cut) = (get_message("a3").await, get_message("a2").await);
-    assert_eq!((&answer["parentId"], &answer["siblingIds"]), (&json!("out"), &json!(["a2", "a3"])));
+    assert_eq!((&answer["parentId"], &answer["siblingIds"]), (&json!("t"), &json!(["a3"])));
     assert_eq!((&answer["model"], &answer["finishReason"]), (&json!("gpt-4o"), &json!("stop")));
-    assert_eq!(answer["parts"], json!([{"type": "reasoning", "text": "Planning\n\nCount first."}]));
+    let thoughts = get_message("t").await;
+    assert_eq!(
+        thoughts["parts"],
+        json!([{"type": "reasoning", "text": "Planning\n\nCount first."}])
+    );
+    assert_eq!(thoughts["siblingIds"], json!(["a2", "t"]));
     assert_eq!(
         (&cut["status"], &cut["model"], &cut["parts"]),
         (&json!("interrupted"), &json!("gpt-4"), &json!([]))
@@ -160,84 +168,91 @@ async fn conversation_without_metadata_is_imported_once() {
 }
 
 #[tokio::test]
-async fn bad_conversation_is_skipped_naming_the_bad_node() {
+async fn odd_value_of_a_conversation_is_mended_and_told() {
     let server = Server::start().await;
-    let with = |pointer: &str, value: Value| {
-        let mut bad = conversation();
-        let (parent, field) = pointer.rsplit_once('/').unwrap();
-        bad.pointer_mut(parent).unwrap()[field] = value;
-        bad["conversation_id"] = "bad".into();
-        bad
-    };
     let cases = [
-        (with("/mapping/q1b/parent", json!("q2")), ".parent must lead to a root, not into a cycle"),
-        (with("/mapping/q1b/parent", json!("q1b")), "mapping.q1b.parent must lead to a root"),
-        (
-            with("/mapping/q1b/parent", json!("gone")),
-            "mapping.q1b.parent must name a node of the mapping; gone is not one",
-        ),
-        (
-            with("/mapping/a1/message/author/role", json!("robot")),
-            "mapping.a1.message.author.role is invalid: unknown variant `robot`",
-        ),
-        (
-            with("/mapping/a1/message/author", json!({})),
-            "mapping.a1.message.author.role is missing",
-        ),
-        (
-            with("/mapping/a1/message/create_time", json!(1e300)),
-            "mapping.a1.message.create_time must be seconds",
-        ),
-        (
-            with("/mapping/a1/message/create_time", json!("now")),
-            "mapping.a1.message.create_time is invalid",
-        ),
-        (
-            with("/mapping/a1/message/content", text_content(&"x".repeat(9 << 20))),
-            "mapping.a1.message.content must be at most",
-        ),
-        (
-            with("/mapping/q1/message/content", text_content(&"x".repeat(300_000))),
-            "mapping.q1.message.content must be at most",
-        ),
-        (with("/mapping/a1", json!(["a1"])), "mapping.a1 is invalid"),
-        (
-            with("/current_node", json!("gone")),
-            "current_node must name a node of the mapping; gone is not one",
-        ),
-        (with("/create_time", json!(-1.0)), "create_time must be seconds"),
-        (with("/conversation_id", json!("no/slash")), "must be 1 to 128 characters"),
+        ("/mapping/q1b/parent", json!("q2"), "mended", "parent"),
+        ("/mapping/q1b/parent", json!("q1b"), "mended", "parent"),
+        ("/mapping/q1b/parent", json!("gone"), "mended", "parent"),
+        ("/mapping/q1b/parent", json!(7), "mended", "parent"),
+        ("/mapping/a1/message/author/role", json!("robot"), "mended", "role"),
+        ("/mapping/a1/message/author/role", json!("developer"), "mended", "role"),
+        ("/mapping/a1/message/author", json!({}), "mended", "role"),
+        ("/mapping/a1/message/create_time", json!(1e300), "mended", "create_time"),
+        ("/mapping/a1/message/create_time", json!("now"), "mended", "create_time"),
+        ("/mapping/a1/message/create_time", json!(1_700_000_001_000_u64), "mended", "create_time"),
+        ("/mapping/a1/message/content", text_content(&"x".repeat(9 << 20)), "mended", "content"),
+        ("/mapping/a1", json!(["a1"]), "leftOut", "node"),
+        ("/mapping/a1/message", json!("a1"), "leftOut", "message"),
+        ("/mapping/a1/message/content", text_content(""), "leftOut", "text"),
+        ("/current_node", json!("gone"), "mended", "current_node"),
+        ("/create_time", json!(-1.0), "mended", "create_time"),
+        ("/create_time", json!("2025-09-04T15:33:20Z"), "mended", "create_time"),
+        ("/title", json!("t".repeat(500)), "mended", "title"),
     ];
-    let mut file: Vec<Value> = cases.iter().map(|(bad, _)| bad.clone()).collect();
-    file[cases.len() - 1]["conversation_id"] = "no/slash".into();
-    file.push(conversation());
-    let report = import(&server, &Value::from(file)).await;
-    assert_eq!(report["sessions"][0]["sessionId"], ID);
-    for (index, (_, wanted)) in cases.iter().enumerate() {
-        let skipped = &report["skipped"][index];
-        assert_eq!(skipped["index"], index);
-        let reason = skipped["reason"].as_str().unwrap();
-        assert!(reason.contains(wanted), "{wanted}: {reason}");
+    for (number, (pointer, value, list, kind)) in cases.iter().enumerate() {
+        let mut odd = conversation();
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        odd.pointer_mut(parent).unwrap()[field] = value.clone();
+        odd["conversation_id"] = format!("c{number}").into();
+        let report = import(&server, &json!([odd])).await;
+        assert_eq!(report["skipped"], json!([]), "{pointer}");
+        let session = &report["sessions"][0];
+        let told = session[list].as_array().unwrap();
+        assert!(told.iter().any(|note| note["kind"] == *kind), "{pointer}: {report}");
+        let lost = usize::from(*list == "leftOut");
+        assert_eq!(session["messages"], 9 - lost, "{pointer}");
+        let again = import(&server, &json!([odd])).await;
+        assert_eq!(again["sessions"][0]["messages"], 0, "{pointer}");
     }
-    assert_eq!(
-        server.get("/api/chat-sessions?archived=all").await.data()["pagination"]["total"],
-        1
-    );
+    // Values that need no note.
+    for (pointer, value) in [
+        ("/mapping/q1/children", Value::Null),
+        ("/mapping/a1/message/create_time", Value::Null),
+        ("/mapping/q1/message/content", text_content(&"x".repeat(300_000))),
+        ("/mapping/out/message/content/text", "x".repeat(300_000).into()),
+    ] {
+        let mut odd = conversation();
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        odd.pointer_mut(parent).unwrap()[field] = value;
+        odd["conversation_id"] = pointer.replace('/', "-").into();
+        let report = import(&server, &json!([odd])).await;
+        assert_eq!(report["sessions"][0]["messages"], 9, "{pointer}: {report}");
+        assert_eq!(report["sessions"][0]["mended"], json!([]), "{pointer}");
+    }
 }
 
 #[tokio::test]
-async fn duplicate_node_rejects_its_conversation() {
+async fn half_an_emoji_and_an_odd_id_are_replaced() {
     let server = Server::start().await;
-    let twice = conversation().to_string().replace("\"a1\":{", "\"q1\":{");
+    let odd = json!([conversation()])
+        .to_string()
+        .replace(ID, "no/slash")
+        .replace("What is 1 + 2?", "cut \\ud83d");
     let request =
         server.request(Method::POST, "/api/import").header("content-type", "application/json");
-    let report = fetch(request.body(format!("[{twice}]"))).await.data();
-    let reason = report["skipped"][0]["reason"].as_str().unwrap();
-    assert_eq!(
-        (report["skipped"][0]["sessionId"].as_str(), reason),
-        (Some(ID), "mapping.q1 must be unique")
-    );
-    assert_eq!(report["sessions"], json!([]));
+    let report = fetch(request.body(odd)).await.data();
+    let session = &report["sessions"][0];
+    assert_eq!(session["sourceId"], "no/slash");
+    let kinds: Vec<_> =
+        session["mended"].as_array().unwrap().iter().map(|note| note["kind"].clone()).collect();
+    assert_eq!(kinds, ["sessionId", "character"]);
+    let path = format!("/api/chat-sessions/{}/messages/q1", session["sessionId"].as_str().unwrap());
+    assert_eq!(server.get(&path).await.data()["content"], "cut \u{fffd}");
+}
+
+#[tokio::test]
+async fn repeated_node_is_kept_under_an_id_of_its_own() {
+    let server = Server::start().await;
+    let twice = conversation().to_string().replace("\"a1\":{", "\"q1\":{");
+    for messages in [9, 0] {
+        let request =
+            server.request(Method::POST, "/api/import").header("content-type", "application/json");
+        let report = fetch(request.body(format!("[{twice}]"))).await.data();
+        let session = &report["sessions"][0];
+        assert_eq!((&session["messages"], &report["skipped"]), (&json!(messages), &json!([])));
+        assert_eq!(session["mended"][0], json!({"kind": "id", "count": 1, "first": "mapping.q1"}));
+    }
 }
 
 #[tokio::test]

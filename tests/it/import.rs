@@ -22,8 +22,7 @@ fn file() -> Value {
 async fn imported_session_matches_the_file() {
     let server = Server::start().await;
     let report = server.post("/api/import", file()).await.data();
-    let sessions =
-        json!([{"sessionId": "old", "sourceId": "old", "title": "Old chat", "messages": 3}]);
+    let sessions = json!([{"sessionId": "old", "sourceId": "old", "title": "Old chat", "messages": 3, "leftOut": [], "mended": []}]);
     assert_eq!(report, json!({"sessions": sessions, "skipped": []}));
     let session = server.get("/api/chat-sessions/old").await.data();
     assert_eq!(session["createdAt"], "2024-05-06T07:08:09.000Z");
@@ -78,41 +77,60 @@ async fn longer_file_adds_only_new_messages() {
 }
 
 #[tokio::test]
-async fn bad_session_is_skipped_whole_and_others_are_imported() {
+async fn entry_without_a_session_is_skipped_and_others_are_imported() {
     let server = Server::start().await;
     let good = |id: &str| json!({"sessionId": id, "messages": [{"role": "user", "content": "x"}]});
     let bad = [
-        json!({"sessionId": "b1", "messages": [{"role": "user", "content": "ok"}, {"role": "robot", "content": "x"}]}),
-        json!({"sessionId": "b2", "messages": [{"id": "m", "role": "user", "content": "x"}, {"id": "m", "role": "user", "content": "y"}]}),
-        json!({"sessionId": "b3", "messages": [{"role": "user", "content": "x", "parentId": "nobody"}]}),
-        json!({"sessionId": "b4", "messages": [{"role": "user", "content": ""}]}),
-        json!({"sessionId": "b 5", "messages": []}),
-        json!({"sessionId": "b6", "headId": "nobody", "messages": [{"role": "user", "content": "x"}]}),
-        json!({"sessionId": "b7", "messages": [{"role": "user", "content": "y".repeat(300_000)}]}),
+        (json!(7), "entry must be an object"),
+        (json!({"sessionId": "b1", "messages": {"m": 1}}), "messages must be a list"),
+        (json!({"sessionId": "b2", "mapping": []}), "mapping must be an object of nodes"),
+        (good("g1"), "sessionId must be unique within the file: sessions[0] has the same"),
     ];
     let mut sessions = vec![good("g1")];
-    sessions.extend(bad);
+    sessions.extend(bad.iter().map(|(entry, _)| entry.clone()));
     sessions.push(good("g2"));
     let report = server.post("/api/import", json!({"sessions": sessions})).await.data();
     let imported: Vec<_> =
         report["sessions"].as_array().unwrap().iter().map(|s| s["sessionId"].clone()).collect();
     assert_eq!(imported, ["g1", "g2"]);
-    let skipped: Vec<_> = report["skipped"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|s| (s["index"].clone(), s["sessionId"].clone()))
-        .collect();
-    let expected: Vec<_> = ["b1", "b2", "b3", "b4", "b 5", "b6", "b7"]
-        .iter()
-        .enumerate()
-        .map(|(index, id)| (json!(index + 1), json!(id)))
-        .collect();
-    assert_eq!(skipped, expected);
-    let reason = report["skipped"][0]["reason"].as_str().unwrap();
-    assert!(reason.contains("messages[1].role") && reason.contains("robot"), "{reason}");
+    for (index, (entry, wanted)) in bad.iter().enumerate() {
+        let skipped = &report["skipped"][index];
+        assert_eq!(skipped["index"], index + 1);
+        let reason = skipped["reason"].as_str().unwrap();
+        assert!(reason.starts_with(wanted), "{entry}: {reason}");
+    }
     let total = server.get("/api/chat-sessions").await.data()["pagination"]["total"].clone();
     assert_eq!(total, 2);
+}
+
+#[tokio::test]
+async fn odd_entry_of_a_list_does_not_end_the_import() {
+    let server = Server::start().await;
+    let import = async |body: &str| {
+        let request =
+            server.request(Method::POST, "/api/import").header("content-type", "application/json");
+        fetch(request.body(body.to_owned())).await
+    };
+    let session = |id: &str| json!({"sessionId": id, "messages": []}).to_string();
+    let shell = r#"{"title":"shell","conversation_id":"c"}"#;
+    for (case, body) in [
+        format!("\u{feff}[{},{shell},null,{}]", session("a0"), session("b0")),
+        format!("[{shell},7,{},{}]", session("a1"), session("b1")),
+        format!("{}\n{shell}\n[]\n{}\n", session("a2"), session("b2")),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let report = import(body).await.data();
+        assert_eq!(report["sessions"][0]["sessionId"], format!("a{case}"));
+        assert_eq!(report["sessions"][1]["sessionId"], format!("b{case}"));
+        let skipped = report["skipped"].as_array().unwrap();
+        assert_eq!(skipped.len(), 2, "{report}");
+        assert!(skipped[0]["reason"].as_str().unwrap().contains("is not a conversation"));
+    }
+    for body in ["[]", "[{}]", "[7,8]", "{}"] {
+        assert_eq!(import(body).await.failure(), (400, "invalid_request"), "{body}");
+    }
 }
 
 #[tokio::test]
@@ -204,92 +222,154 @@ async fn closed_session_is_imported_closed_and_accepts_no_more() {
     assert_eq!(server.transcript("s").await, ["user: one", "user: two", "user: three"]);
 }
 
-#[tokio::test]
-async fn bad_message_rejects_its_whole_session_new_or_known() {
-    let server = Server::start().await;
-    let good = json!({"id": "m1", "role": "user", "content": "one"});
-    let known = json!({"sessions": [{"sessionId": "known", "title": "t", "messages": [good]}]});
-    server.post("/api/import", known).await.data();
-    let before = server.get("/api/chat-sessions/known").await.data();
-    let reply = |field: &str, value: Value| json!({"id": "m3", "role": "assistant", "content": "x", field: value});
-    for (bad, named) in [
-        (json!({"id": "m3", "role": "user", "content": "a\u{0}b"}), "content"),
-        (json!({"id": "m3", "role": "user", "content": ""}), "content"),
-        (json!({"id": "m3", "role": "user", "content": " \n"}), "content"),
-        (json!({"id": "m3", "role": "user"}), "content"),
-        (json!({"id": "m3", "role": "user", "content": "x", "parentId": "nobody"}), "parentId"),
-        (json!({"id": "m 3", "role": "user", "content": "x"}), "messages[2].id"),
-        (json!({"id": "m2", "role": "user", "content": "x"}), "messages[2].id"),
-        (reply("senderId", json!("a\u{0}")), "messages[2].senderId"),
-        (reply("parts", json!([{"type": "text", "text": "\u{0}"}])), "messages[2].parts"),
-        (reply("model", json!("m\u{0}")), "messages[2].model"),
-        (reply("error", json!({"code": "c\u{0}", "message": "m"})), "messages[2].error"),
-        (reply("error", json!({"code": "c", "message": "m\u{0}"})), "messages[2].error"),
-    ] {
-        let messages = json!([good, {"id": "m2", "role": "user", "content": "two"}, bad]);
-        let session = |id: &str| json!({"sessionId": id, "messages": messages});
-        let file = json!({"sessions": [session("known"), session("new")]});
-        let report = server.post("/api/import", file).await.data();
-        assert_eq!(report["sessions"], json!([]), "{bad}");
-        for index in 0..2 {
-            let reason = report["skipped"][index]["reason"].as_str().unwrap();
-            assert!(reason.contains(named), "{bad}: {reason}");
-        }
-        assert_eq!(server.get("/api/chat-sessions/known").await.data(), before, "{bad}");
-        assert_eq!(server.get("/api/chat-sessions/new").await.status, 404, "{bad}");
-    }
-    assert_eq!(server.transcript("known").await, ["user: one"]);
+/// Kinds and counts in a list of notes.
+fn notes(list: &Value) -> Vec<(String, u64)> {
+    let note =
+        |note: &Value| (note["kind"].as_str().unwrap().to_owned(), note["count"].as_u64().unwrap());
+    list.as_array().unwrap().iter().map(note).collect()
 }
 
 #[tokio::test]
-async fn cycles_and_duplicates_are_reported_with_their_position() {
+async fn odd_value_of_a_message_is_mended_and_told() {
     let server = Server::start().await;
-    let message = |id: &str, parent: &str| json!({"id": id, "role": "user", "content": id, "parentId": parent});
-    let session = |id: &str, messages: Value| json!({"sessionId": id, "messages": messages});
-    let good = json!([{"id": "a", "role": "user", "content": "x"}]);
-    let marked =
-        |user: &str, id: &str| json!({"sessionId": "m", "messages": good, "readMarks": {user: id}});
+    let message = |field: &str, value: Value| {
+        let mut message = json!({"id": "m2", "role": "user", "content": "x", "createdAt": "2026-01-02T00:00:00.000Z"});
+        message[field] = value;
+        message
+    };
     let cases = [
-        (
-            session("c1", json!([message("a", "b"), message("b", "a")])),
-            "messages[0].parentId must name an earlier message; b is not one",
-        ),
-        (
-            session("c2", json!([good[0], message("b", "b")])),
-            "messages[1].parentId must name an earlier message; b is not one",
-        ),
-        (
-            session("c3", json!([good[0], message("b", "z")])),
-            "messages[1].parentId must name a message of the session, z does not",
-        ),
-        (
-            session("c4", json!([good[0], message("a", "a")])),
-            "messages[1].id must be unique within the session",
-        ),
-        (
-            session("kept", good.clone()),
-            "sessionId must be unique within the file: sessions[0] has the same",
-        ),
-        (marked("bob", "z"), "readMarks.bob must name a message of the session; z is not one"),
-        (marked(" ", "a"), "readMarks must be 1 to 256 characters"),
-        (
-            json!({"sessionId": "p", "participants": vec!["x"; 101]}),
-            "participants must be at most 100 users",
-        ),
-        (
-            json!({"sessionId": "q", "settings": {"temperature": 9}}),
-            "settings.temperature must be a number from 0 to 2",
-        ),
+        ("mended", "character", message("content", json!("a\u{0}b"))),
+        ("mended", "blank content", message("content", json!(""))),
+        ("mended", "blank content", message("content", json!(" \n"))),
+        ("mended", "content", message("content", json!([{"type": "text", "text": "x"}, "y"]))),
+        ("mended", "content", message("content", json!(7))),
+        ("mended", "content", message("content", "y ".repeat(5 << 20).into())),
+        ("mended", "id", message("id", json!("no/slash"))),
+        ("mended", "id", message("id", json!(7))),
+        ("mended", "id", message("id", json!("m1"))),
+        ("mended", "parentId", message("parentId", json!("nobody"))),
+        ("mended", "parentId", message("parentId", json!("m2"))),
+        ("mended", "role", message("role", json!("robot"))),
+        ("mended", "role", message("role", json!("developer"))),
+        ("mended", "role", message("role", json!(null))),
+        ("mended", "senderId", message("senderId", json!(" "))),
+        ("mended", "createdAt", message("createdAt", json!("yesterday"))),
+        ("mended", "createdAt", message("createdAt", json!(1_757_000_000_000_u64))),
+        ("mended", "createdAt", message("createdAt", json!(-5))),
+        ("mended", "status", message("status", json!("done"))),
+        ("mended", "type", message("type", json!("hologram"))),
+        ("mended", "finishReason", message("finishReason", json!("bored"))),
+        ("mended", "error", message("error", json!("no"))),
+        ("mended", "usage", message("usage", json!({"promptTokens": -1}))),
+        ("mended", "clientMessageId", message("clientMessageId", json!("a b"))),
+        ("mended", "model", message("model", json!(7))),
+        ("leftOut", "parts", message("parts", json!([{"type": "text", "text": "t"}, {"x": 1}]))),
+        ("leftOut", "parts", message("parts", json!("p"))),
+        ("leftOut", "message", json!("no object")),
     ];
-    let mut sessions = vec![session("kept", good.clone())];
-    sessions.extend(cases.iter().map(|(session, _)| session.clone()));
-    let report = server.post("/api/import", json!({"sessions": sessions})).await.data();
-    assert_eq!(report["sessions"].as_array().unwrap().len(), 1);
-    for ((_, wanted), skipped) in cases.iter().zip(report["skipped"].as_array().unwrap()) {
-        let reason = skipped["reason"].as_str().unwrap();
-        assert!(reason.starts_with(wanted), "{wanted}: {reason}");
+    for (number, (list, kind, odd)) in cases.iter().enumerate() {
+        let id = format!("s{number}");
+        let messages = json!([{"id": "m1", "role": "user", "content": "first"}, odd,
+            {"id": "m3", "role": "assistant", "content": "last", "parentId": "m1"}]);
+        let file = json!({"sessions": [{"sessionId": id, "messages": messages}]});
+        let report = server.post("/api/import", file.clone()).await.data();
+        assert_eq!(report["skipped"], json!([]), "{kind}: {report}");
+        let told = notes(&report["sessions"][0][list]);
+        assert!(told.contains(&((*kind).to_owned(), 1)), "{kind}: {report}");
+        let count = if *kind == "message" { 2 } else { 3 };
+        assert_eq!(report["sessions"][0]["messages"], count, "{kind}");
+        // Importing again finds the same ids.
+        let again = server.post("/api/import", file).await.data();
+        assert_eq!(again["sessions"][0]["messages"], 0, "{kind}");
     }
-    assert_eq!(server.get("/api/chat-sessions").await.data()["pagination"]["total"], 1);
+    let text_of = async |id: &str, message: &str| {
+        let path = format!("/api/chat-sessions/{id}/messages/{message}");
+        server.get(&path).await.data()["content"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(text_of("s0", "m2").await, "a\u{fffd}b");
+    assert_eq!(text_of("s3", "m2").await, "x\n\ny");
+    assert_eq!(text_of("s11", "m2").await, "[robot]\n\nx");
+    assert!(text_of("s5", "m2").await.ends_with(" more bytes were cut off by the import]"));
+}
+
+#[tokio::test]
+async fn odd_value_of_a_session_is_mended_and_told() {
+    let server = Server::start().await;
+    let cases = [
+        ("mended", "sessionId", json!({"sessionId": "b 5"})),
+        ("mended", "title", json!({"title": "t".repeat(500)})),
+        ("mended", "title", json!({"title": 7})),
+        ("mended", "titleSource", json!({"titleSource": "guess"})),
+        ("leftOut", "projectId", json!({"projectId": "no/slash"})),
+        ("mended", "status", json!({"status": "Open!"})),
+        ("mended", "archived", json!({"archived": "yes"})),
+        ("leftOut", "meta", json!({"meta": [1]})),
+        ("leftOut", "userMeta", json!({"userMeta": {"a": "x".repeat(20_000)}})),
+        ("leftOut", "settings.temperature", json!({"settings": {"temperature": 9, "topP": 0.5}})),
+        ("mended", "settings.topP", json!({"settings": {"temperature": 1, "topP": "much"}})),
+        ("leftOut", "participants", json!({"participants": ["bob", " "]})),
+        ("mended", "participants", json!({"participants": ["bob", 7]})),
+        ("leftOut", "participants", json!({"participants": vec!["x"; 101]})),
+        ("mended", "createdAt", json!({"createdAt": 1_757_000_000})),
+        ("mended", "lastSeen", json!({"lastSeen": "never"})),
+        ("mended", "headId", json!({"headId": "nobody"})),
+        ("leftOut", "readMarks", json!({"readMarks": {"bob": "nobody", "eve": "m1"}})),
+        ("leftOut", "readMarks", json!({"readMarks": {" ": "m1"}})),
+    ];
+    for (number, (list, kind, odd)) in cases.iter().enumerate() {
+        let mut session = json!({"sessionId": format!("s{number}"),
+            "messages": [{"id": "m1", "role": "user", "content": "x"}]});
+        session.as_object_mut().unwrap().extend(odd.as_object().unwrap().clone());
+        let file = json!({"sessions": [session]});
+        let report = server.post("/api/import", file.clone()).await.data();
+        assert_eq!(report["skipped"], json!([]), "{odd}: {report}");
+        let told = notes(&report["sessions"][0][list]);
+        assert_eq!(told, [((*kind).to_owned(), 1)], "{odd}: {report}");
+        let again = server.post("/api/import", file).await.data();
+        assert_eq!(again["sessions"][0]["messages"], 0, "{odd}");
+    }
+    let session = server.get("/api/chat-sessions/s9").await.data();
+    assert_eq!(session["settings"], json!({"topP": 0.5}));
+}
+
+#[tokio::test]
+async fn parents_may_follow_their_children_and_cycles_are_broken() {
+    let server = Server::start().await;
+    let message = |id: &str, parent: Value| json!({"id": id, "role": "user", "content": id, "parentId": parent});
+    let import = async |id: &str, messages: Value| {
+        let file = json!({"sessions": [{"sessionId": id, "messages": messages}]});
+        server.post("/api/import", file).await.data()["sessions"][0].clone()
+    };
+    let listed = json!([
+        message("c", json!("b")),
+        message("b", json!("a")),
+        message("a", json!(null)),
+        message("d", json!("c"))
+    ]);
+    let report = import("late", listed).await;
+    assert_eq!((&report["messages"], &report["mended"]), (&json!(4), &json!([])));
+    assert_eq!(server.transcript("late").await, ["user: a", "user: b", "user: c", "user: d"]);
+
+    let cycle =
+        json!([message("a", json!("c")), message("b", json!("a")), message("c", json!("b"))]);
+    let report = import("cycle", cycle).await;
+    assert_eq!(notes(&report["mended"]), [("parentId".to_owned(), 1)]);
+    assert_eq!(server.transcript("cycle").await, ["user: a", "user: b", "user: c"]);
+}
+
+#[tokio::test]
+async fn parent_may_be_a_stored_message() {
+    let server = Server::start().await;
+    let message = |id: &str, parent: Value| json!({"id": id, "role": "user", "content": id, "parentId": parent});
+    for (messages, mended) in [
+        (json!([message("a", json!(null)), message("b", json!("a"))]), json!([])),
+        (json!([message("c", json!("a"))]), json!([])),
+    ] {
+        let file = json!({"sessions": [{"sessionId": "s", "messages": messages}]});
+        let report = server.post("/api/import", file).await.data();
+        assert_eq!(report["sessions"][0]["mended"], mended);
+    }
+    assert_eq!(server.transcript("s").await, ["user: a", "user: c"]);
 }
 
 #[tokio::test]

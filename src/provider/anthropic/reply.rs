@@ -6,8 +6,8 @@
 
 use crate::domain::Usage;
 use crate::domain::message::FinishReason;
+use crate::json::lenient::{self, RawObject};
 use crate::provider::http::{StreamParser, errors};
-use crate::provider::lenient_json::{self, RawObject};
 use crate::provider::{ProviderError, ProviderEvent, push_reasoning, push_text, to_event_index};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -234,7 +234,7 @@ impl AnthropicStreamParser {
             opaque_data,
         });
         // In a stream this is an empty object, and the arguments follow as deltas.
-        let input = block.get("input").filter(|input| lenient_json::is_filled(input));
+        let input = block.get("input").filter(|input| lenient::is_filled(input));
         if let Some(input) = input.filter(|input| input.get().starts_with('{')) {
             events.push(ProviderEvent::ToolInput { index: call, delta: input.get().to_owned() });
         }
@@ -289,7 +289,7 @@ fn parse_finish_reason(word: &str) -> FinishReason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::lenient_json::odd_variants;
+    use crate::json::lenient::odd_variants;
 
     #[test]
     fn odd_field_never_ends_the_reply() {

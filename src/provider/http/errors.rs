@@ -1,7 +1,7 @@
 //! Maps failures of an endpoint to errors whose messages are safe to show to users.
 
 use super::sanitize_message;
-use crate::provider::lenient_json::{self, RawObject};
+use crate::json::lenient::{self, RawObject};
 use crate::provider::{ProviderError, ProviderErrorKind};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -124,7 +124,7 @@ pub(in crate::provider) fn event_error(
 fn is_error_value(value: &RawValue) -> bool {
     let is_list = value.get().starts_with('[');
     let parse = || serde_json::from_str::<Value>(value.get()).unwrap_or_default();
-    lenient_json::is_filled(value) && (!is_list || find_sentence(&parse()).is_some())
+    lenient::is_filled(value) && (!is_list || find_sentence(&parse()).is_some())
 }
 
 /// A body without a reply, which is most likely an error in a format of its own.

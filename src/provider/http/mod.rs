@@ -5,7 +5,6 @@ pub(super) mod errors;
 mod forward;
 mod reply;
 mod sse;
-mod surrogates;
 
 pub(super) use forward::forward_request;
 pub(super) use reply::{StreamParser, open_reply_stream};

@@ -5,8 +5,8 @@
 //! parsed as JSON.
 
 use super::sse::SseDecoder;
-use super::surrogates::SurrogateJoiner;
 use super::{MAX_BODY_BYTES, errors, parse_retry_after, read_body, too_large_error};
+use crate::json::escapes::SurrogateJoiner;
 use crate::provider::{ProviderError, ProviderErrorKind, ProviderEvent, ProviderEvents};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};

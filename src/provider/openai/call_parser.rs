@@ -6,7 +6,7 @@
 //! new call if the arguments of the call it might belong to are already complete.
 
 use super::reasoning_details::ReasoningDetails;
-use crate::provider::lenient_json::{self, RawObject, is_filled};
+use crate::json::lenient::{self, RawObject, is_filled};
 use crate::provider::{ProviderEvent, to_event_index};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -56,8 +56,7 @@ impl CallDelta {
         // A string in the protocol; some servers send the object itself.
         let arguments = function.get("arguments").and_then(|arguments| {
             let is_object = arguments.get().starts_with('{');
-            lenient_json::parse_text(arguments)
-                .or_else(|| is_object.then(|| arguments.get().to_owned()))
+            lenient::parse_text(arguments).or_else(|| is_object.then(|| arguments.get().to_owned()))
         });
         Self { name: function.text("name"), arguments, ..Self::default() }
     }

@@ -8,8 +8,8 @@ use super::call_parser::{CallDelta, CallParser, REASONING_CONTENT, REASONING_DET
 use super::thoughts::ThoughtSplitter;
 use crate::domain::Usage;
 use crate::domain::message::FinishReason;
+use crate::json::lenient::{self, RawObject};
 use crate::provider::http::{StreamParser, errors};
-use crate::provider::lenient_json::{self, RawObject};
 use crate::provider::{ProviderError, ProviderEvent, push_reasoning};
 use serde_json::value::RawValue;
 
@@ -80,7 +80,7 @@ impl StreamParser for OpenAiStreamParser {
             serde_json::from_slice(body).map_err(|_| errors::unreadable_error())?;
         let mut events = Vec::new();
         self.apply_value(value, b"", key, &mut events)?;
-        let has_choices = lenient_json::parse_list(value)
+        let has_choices = lenient::parse_list(value)
             .into_iter()
             .any(|chunk| !RawObject::from_value(chunk).list("choices").is_empty());
         if !has_choices {
@@ -100,7 +100,7 @@ impl OpenAiStreamParser {
         key: Option<&str>,
         events: &mut Vec<ProviderEvent>,
     ) -> Result<(), ProviderError> {
-        for chunk in lenient_json::parse_list(value) {
+        for chunk in lenient::parse_list(value) {
             let chunk = RawObject::from_value(chunk);
             if let Some(error) = errors::event_error(&chunk, name, key) {
                 return Err(error);
@@ -169,9 +169,9 @@ impl OpenAiStreamParser {
 
     /// Pushes content: a string, or a list of parts as in the reply of Mistral's reasoning models.
     fn push_content(&mut self, events: &mut Vec<ProviderEvent>, content: &RawValue) {
-        self.push_answer(events, lenient_json::parse_text(content));
-        for part in lenient_json::parse_list(content) {
-            if let Some(text) = lenient_json::parse_text(part) {
+        self.push_answer(events, lenient::parse_text(content));
+        for part in lenient::parse_list(content) {
+            if let Some(text) = lenient::parse_text(part) {
                 self.push_answer(events, Some(text));
                 continue;
             }
@@ -233,14 +233,14 @@ fn push_delta_reasoning(events: &mut Vec<ProviderEvent>, delta: &RawObject<'_>) 
 
 /// The text of a string, or the texts of a list of strings and parts.
 fn collect_texts(value: &RawValue) -> Vec<String> {
-    if let Some(text) = lenient_json::parse_text(value) {
+    if let Some(text) = lenient::parse_text(value) {
         return vec![text];
     }
-    let parts = lenient_json::parse_list(value).into_iter();
+    let parts = lenient::parse_list(value).into_iter();
     parts
         .filter_map(|part| {
             let object = RawObject::from_value(part);
-            lenient_json::parse_text(part)
+            lenient::parse_text(part)
                 .or_else(|| object.text("text"))
                 .or_else(|| object.text("content"))
         })
@@ -254,7 +254,7 @@ fn push_sources(events: &mut Vec<ProviderEvent>, object: &RawObject<'_>) {
         for source in object.list(field) {
             let outer = RawObject::from_value(source);
             let inner = outer.object("url_citation");
-            let url = lenient_json::parse_text(source)
+            let url = lenient::parse_text(source)
                 .or_else(|| inner.text("url"))
                 .or_else(|| outer.text("url"));
             let Some(url) = url.filter(|url| url.starts_with("http")) else { continue };
@@ -332,8 +332,8 @@ pub fn find_usage(end: &[u8]) -> Option<Usage> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json::lenient::odd_variants;
     use crate::provider::ProviderErrorKind;
-    use crate::provider::lenient_json::odd_variants;
 
     fn parse_one(data: &str) -> Result<Vec<ProviderEvent>, ProviderError> {
         let mut events = Vec::new();

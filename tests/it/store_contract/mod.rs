@@ -15,6 +15,7 @@ mod paths;
 mod projects;
 mod queue;
 mod responses;
+mod round_trip;
 mod sessions;
 mod summaries;
 mod takeover;
@@ -125,6 +126,9 @@ contract!(sqlite, mongo => {
         owned_sessions_are_listed_in_any_state,
         older_file_never_moves_last_seen_back,
         export_continues_while_sessions_are_deleted_or_grow,
+    ]
+    round_trip: [
+        any_stored_text_survives_export_and_import,
     ]
     tree: [
         head_moves_to_the_newest_leaf_below_a_message,

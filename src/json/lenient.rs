@@ -1,6 +1,6 @@
-//! Reads vendors' JSON field by field: a value of an unexpected type counts as absent.
+//! Reads the JSON of other programs field by field: a value of an unexpected type counts as absent.
 //!
-//! Vendors, gateways and proxies send `null`, `""`, `[]`, `{}` or a number in place of almost any
+//! Vendors, gateways, proxies and exports have `null`, `""`, `[]`, `{}` or a number in place of almost any
 //! field. A typed struct would reject the whole event for one such value.
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -11,37 +11,42 @@ use std::fmt;
 
 /// The fields of a JSON object, not parsed yet.
 #[derive(Debug, Default)]
-pub(super) struct RawObject<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+pub struct RawObject<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> RawObject<'a> {
     /// The fields of an object; no fields for any other value.
-    pub(super) fn from_value(value: &'a RawValue) -> Self {
+    pub fn from_value(value: &'a RawValue) -> Self {
         serde_json::from_str(value.get()).unwrap_or_default()
     }
 
     /// A field that is present and not null.
-    pub(super) fn get(&self, name: &str) -> Option<&'a RawValue> {
+    pub fn get(&self, name: &str) -> Option<&'a RawValue> {
         let (_, value) = self.0.iter().rev().find(|(field, _)| field == name)?;
         (value.get() != "null").then_some(*value)
     }
 
+    /// The fields in the order of the text, including repeated ones.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+        self.0.iter().map(|(name, value)| (&**name, *value))
+    }
+
     /// A string that is not empty.
-    pub(super) fn text(&self, name: &str) -> Option<String> {
+    pub fn text(&self, name: &str) -> Option<String> {
         parse_text(self.get(name)?)
     }
 
     /// The fields of a nested object; no fields if the value is not an object.
-    pub(super) fn object(&self, name: &str) -> Self {
+    pub fn object(&self, name: &str) -> Self {
         self.get(name).map(Self::from_value).unwrap_or_default()
     }
 
     /// The elements of a list. An object in place of a list counts as its only element.
-    pub(super) fn list(&self, name: &str) -> Vec<&'a RawValue> {
+    pub fn list(&self, name: &str) -> Vec<&'a RawValue> {
         self.get(name).map(parse_list).unwrap_or_default()
     }
 
     /// A count: not negative and without a fraction. Some servers send counts as floats.
-    pub(super) fn count(&self, name: &str) -> Option<u64> {
+    pub fn count(&self, name: &str) -> Option<u64> {
         let number: f64 = serde_json::from_str(self.get(name)?.get()).ok()?;
         // Larger numbers are not exact as floats, and no count is that large.
         let is_count = (0.0..=9e15).contains(&number) && number.fract() == 0.0;
@@ -49,7 +54,7 @@ impl<'a> RawObject<'a> {
     }
 
     /// The object as a value of its own.
-    pub(super) fn to_value(&self) -> Value {
+    pub fn to_value(&self) -> Value {
         let field = |(name, value): &(Cow<'_, str>, &RawValue)| {
             (name.to_string(), serde_json::from_str(value.get()).unwrap_or_default())
         };
@@ -57,19 +62,19 @@ impl<'a> RawObject<'a> {
     }
 
     /// Names of the fields that hold something: not null, empty, `false` or a number.
-    pub(super) fn filled_fields(&self) -> impl Iterator<Item = &str> {
+    pub fn filled_fields(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter(|(_, value)| is_filled(value)).map(|(name, _)| &**name)
     }
 }
 
 /// The string, if the value is one and it is not empty.
-pub(super) fn parse_text(value: &RawValue) -> Option<String> {
+pub fn parse_text(value: &RawValue) -> Option<String> {
     let text: String = serde_json::from_str(value.get()).ok()?;
     (!text.is_empty()).then_some(text)
 }
 
 /// The elements of a list. An object counts as its only element, other values have none.
-pub(super) fn parse_list(value: &RawValue) -> Vec<&RawValue> {
+pub fn parse_list(value: &RawValue) -> Vec<&RawValue> {
     match value.get().as_bytes().first() {
         Some(b'[') => serde_json::from_str(value.get()).unwrap_or_default(),
         Some(b'{') => vec![value],
@@ -78,7 +83,7 @@ pub(super) fn parse_list(value: &RawValue) -> Vec<&RawValue> {
 }
 
 /// Whether a value holds something: a text, a list or an object that is not empty, or `true`.
-pub(super) fn is_filled(value: &RawValue) -> bool {
+pub fn is_filled(value: &RawValue) -> bool {
     match value.get().as_bytes() {
         [b'"', .., b'"'] => value.get().len() > 2,
         [b'[' | b'{', inner @ .., _] => !inner.trim_ascii().is_empty(),
@@ -116,7 +121,7 @@ struct FieldName<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// The object with each of its fields, at any depth, replaced by each odd value.
 #[cfg(test)]
-pub(super) fn odd_variants(json: &str) -> Vec<String> {
+pub fn odd_variants(json: &str) -> Vec<String> {
     fn collect_paths(value: &Value, path: &str, paths: &mut Vec<String>) {
         let children: Vec<(String, &Value)> = match value {
             Value::Object(fields) => {

@@ -1,0 +1,291 @@
+//! Converts the messages of a file for the store: unique ids, parents before children, and contents
+//! within the limits. Invalid values are replaced and noted.
+
+use super::import_notes::ImportNotes;
+use super::lenient_values::{convert_id, derive_unique_id, join_place, to_hex_id};
+use super::session_record::{MessageRecord, format_time, role_name};
+use crate::domain::content::MessageBody;
+use crate::domain::message::{MAX_PARTS_BYTES, MessageParts};
+use crate::domain::{MessageId, Principal, Role, SessionId, Timestamp, UserId};
+use crate::json::StrictObject;
+use crate::json::lenient::parse_list;
+use crate::memory::tokens;
+use crate::store::{MessageParent, NewMessage, ReplyFields};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+use std::collections::{HashMap, HashSet};
+
+/// Maximum size of a message's text in bytes. Whatever a model or a tool wrote should be importable,
+/// but not without limit, so the bound for parts serves for the text as well.
+const MAX_TEXT_BYTES: usize = MAX_PARTS_BYTES;
+
+/// What the messages of a session have in common.
+pub(super) struct MessageContext<'a> {
+    pub(super) principal: &'a Principal,
+    pub(super) session: &'a SessionId,
+    pub(super) now: Timestamp,
+}
+
+/// A message with its valid and unique id, and the entry that it follows.
+struct IdentifiedMessage {
+    id: String,
+    parent: RecordParent,
+    record: MessageRecord,
+    place: String,
+}
+
+enum RecordParent {
+    /// The preceding message; for the first one, the head of the session.
+    Preceding,
+    Root,
+    /// A message of the file, by its position.
+    Entry(usize),
+    /// A message that the session may have already.
+    Stored(String),
+}
+
+/// Converts the messages, parents before children.
+pub(super) fn convert_messages(
+    context: &MessageContext<'_>,
+    records: Vec<StrictObject<MessageRecord>>,
+    left_out: &mut ImportNotes,
+    mended: &mut ImportNotes,
+) -> Vec<(NewMessage, MessageParent)> {
+    let mut entries = identify_messages(context.session, records, mended);
+    break_cycles(&mut entries, mended);
+    let order = order_messages(&entries);
+    let is_reordered = !order.is_sorted();
+    let ids: Vec<MessageId> =
+        entries.iter().map(|entry| MessageId::new_unchecked(entry.id.as_str())).collect();
+    let mut client_ids = HashSet::new();
+    let mut slots: Vec<Option<IdentifiedMessage>> = entries.into_iter().map(Some).collect();
+    let mut messages = Vec::with_capacity(order.len());
+    for index in order {
+        let Some(mut entry) = slots[index].take() else { continue };
+        let parent = match std::mem::replace(&mut entry.parent, RecordParent::Root) {
+            RecordParent::Root => MessageParent::Root,
+            RecordParent::Stored(id) => MessageParent::Message(MessageId::new_unchecked(id)),
+            RecordParent::Entry(parent) => MessageParent::Message(ids[parent].clone()),
+            // In another order, the preceding message is another one.
+            RecordParent::Preceding if is_reordered && index > 0 => {
+                MessageParent::Message(ids[index - 1].clone())
+            }
+            RecordParent::Preceding => MessageParent::Head,
+        };
+        if let Some(id) = &entry.record.client_message_id
+            && (MessageId::parse("id", id).is_err() || !client_ids.insert(id.clone()))
+        {
+            mended.add("clientMessageId", &join_place(&entry.place, "clientMessageId"));
+            entry.record.client_message_id = None;
+        }
+        messages.push((convert_message(context, entry, left_out, mended), parent));
+    }
+    messages
+}
+
+/// Gives each message a valid and unique id, and resolves parents within the file.
+fn identify_messages(
+    session: &SessionId,
+    records: Vec<StrictObject<MessageRecord>>,
+    mended: &mut ImportNotes,
+) -> Vec<IdentifiedMessage> {
+    let mut indexes: HashMap<String, usize> = HashMap::with_capacity(records.len());
+    let mut occurrences: HashMap<String, usize> = HashMap::new();
+    let mut entries = Vec::with_capacity(records.len());
+    for (index, StrictObject(mut record)) in records.into_iter().enumerate() {
+        let place = record.error_path.take().unwrap_or_else(|| format!("messages[{index}]"));
+        let mut id = match &record.id {
+            Some(id) => convert_id(id),
+            None => derive_message_id(session, &record, index).to_string(),
+        };
+        let is_converted = record.id.as_ref().is_some_and(|original| *original != id);
+        let is_repeated = indexes.contains_key(&id);
+        if is_converted || is_repeated {
+            mended.add("id", &join_place(&place, "id"));
+        }
+        if is_repeated {
+            let occurrence = occurrences.entry(id.clone()).or_insert(1);
+            *occurrence += 1;
+            id = derive_unique_id(&id, *occurrence);
+        }
+        indexes.entry(id.clone()).or_insert(index);
+        entries.push(IdentifiedMessage { id, parent: RecordParent::Preceding, record, place });
+    }
+    for index in 0..entries.len() {
+        let entry = &mut entries[index];
+        entry.parent = match entry.record.parent_id.take() {
+            None => RecordParent::Preceding,
+            Some(None) => RecordParent::Root,
+            Some(Some(parent)) => {
+                let parent = convert_id(&parent);
+                match indexes.get(&parent) {
+                    Some(parent) => RecordParent::Entry(*parent),
+                    // The store checks that, and makes the message a root otherwise.
+                    None => RecordParent::Stored(parent),
+                }
+            }
+        };
+    }
+    entries
+}
+
+/// The position of the message that an entry follows, if it is in the file.
+fn parent_index(entries: &[IdentifiedMessage], index: usize) -> Option<usize> {
+    match entries[index].parent {
+        RecordParent::Entry(parent) => Some(parent),
+        RecordParent::Preceding => index.checked_sub(1),
+        RecordParent::Root | RecordParent::Stored(_) => None,
+    }
+}
+
+/// Makes the first message of each cycle a root.
+fn break_cycles(entries: &mut [IdentifiedMessage], mended: &mut ImportNotes) {
+    // The walk in which each message was visited, counted from 1.
+    let mut visited_in = vec![0; entries.len()];
+    for start in 0..entries.len() {
+        let mut current = Some(start);
+        while let Some(index) = current.filter(|index| visited_in[*index] == 0) {
+            visited_in[index] = start + 1;
+            current = parent_index(entries, index);
+        }
+        // The walk came back to itself, so this message is in a cycle.
+        let Some(inside) = current.filter(|index| visited_in[*index] == start + 1) else {
+            continue;
+        };
+        let mut first = inside;
+        let mut next = parent_index(entries, inside);
+        while let Some(index) = next.filter(|index| *index != inside) {
+            first = first.min(index);
+            next = parent_index(entries, index);
+        }
+        entries[first].parent = RecordParent::Root;
+        mended.add("parentId", &join_place(&entries[first].place, "parentId"));
+    }
+}
+
+/// The positions of the messages, parents before children, otherwise in file order.
+fn order_messages(entries: &[IdentifiedMessage]) -> Vec<usize> {
+    let mut order = Vec::with_capacity(entries.len());
+    let mut is_placed = vec![false; entries.len()];
+    let mut path = Vec::new();
+    for start in 0..entries.len() {
+        let mut current = Some(start);
+        while let Some(index) = current.filter(|index| !is_placed[*index]) {
+            is_placed[index] = true;
+            path.push(index);
+            current = parent_index(entries, index);
+        }
+        order.extend(path.drain(..).rev());
+    }
+    order
+}
+
+fn convert_message(
+    context: &MessageContext<'_>,
+    entry: IdentifiedMessage,
+    left_out: &mut ImportNotes,
+    mended: &mut ImportNotes,
+) -> NewMessage {
+    let IdentifiedMessage { id, record, place, .. } = entry;
+    let default_sender = || match record.role {
+        Role::Assistant => UserId::assistant(),
+        _ => context.principal.user.clone(),
+    };
+    let sender_id = record.sender_id.as_deref().map(|sender| UserId::parse("senderId", sender));
+    if matches!(sender_id, Some(Err(_))) {
+        mended.add("senderId", &join_place(&place, "senderId"));
+    }
+    let parts = record.parts.map(|raw| convert_parts(&raw, &place, left_out)).unwrap_or_default();
+    let content = cut_text(record.content, &place, mended);
+    if record.role != Role::Assistant && content.trim().is_empty() && parts.is_empty() {
+        mended.add("blank content", &join_place(&place, "content"));
+    }
+    let body = MessageBody { content, parts, kind: record.kind };
+    NewMessage {
+        id: MessageId::new_unchecked(id),
+        client_message_id: record.client_message_id.map(MessageId::new_unchecked),
+        role: record.role,
+        sender_id: sender_id.and_then(Result::ok).unwrap_or_else(default_sender),
+        tokens: tokens::count_tokens(&body.countable_text()),
+        body,
+        created_at: record.created_at.unwrap_or(context.now),
+        reply: ReplyFields {
+            status: record.status,
+            model: record.model,
+            finish_reason: record.finish_reason,
+            error: record.error,
+            usage: record.usage,
+        },
+    }
+}
+
+/// Cuts a text that is over the limit, and marks the place.
+fn cut_text(mut text: String, place: &str, mended: &mut ImportNotes) -> String {
+    if text.len() <= MAX_TEXT_BYTES {
+        return text;
+    }
+    mended.add("content", &join_place(place, "content"));
+    // Leaves room for the mark, so that the text is within the limit in the next import, too.
+    let end = text.floor_char_boundary(MAX_TEXT_BYTES - 100);
+    let cut = text.len() - end;
+    text.truncate(end);
+    text.push_str(&format!("\n\n[{cut} more bytes were cut off by the import]"));
+    text
+}
+
+/// The parts of a message, without those that cannot be stored.
+fn convert_parts(raw: &RawValue, place: &str, left_out: &mut ImportNotes) -> MessageParts {
+    let place = join_place(place, "parts");
+    if raw.get().len() <= MAX_PARTS_BYTES
+        && let Ok(parts) = MessageParts::parse_exported("parts", raw)
+    {
+        if parts.as_json() != raw.get() {
+            // Only a provider itself may say that data is for it.
+            left_out.add("origin", &place);
+        }
+        return parts;
+    }
+    let list = parse_list(raw);
+    if list.is_empty() {
+        left_out.add("parts", &place);
+    }
+    // The brackets.
+    let mut size = 2;
+    let mut kept = Vec::new();
+    for part in list {
+        let part = convert_part(part);
+        let one = part.as_ref().and_then(|part| MessageParts::parse_exported("parts", part).ok());
+        match one {
+            Some(one) if size + one.as_json().len() <= MAX_PARTS_BYTES => {
+                size += one.as_json().len();
+                kept.push(one);
+            }
+            _ => left_out.add("parts", &place),
+        }
+    }
+    let inner = |parts: &MessageParts| parts.as_json()[1..parts.as_json().len() - 1].to_owned();
+    let json = format!("[{}]", kept.iter().map(inner).collect::<Vec<_>>().join(","));
+    MessageParts::from_stored(json).unwrap_or_default()
+}
+
+/// A list with one part. A string becomes a text part.
+fn convert_part(part: &RawValue) -> Option<Box<RawValue>> {
+    let json = match part.get().starts_with('"') {
+        true => format!("[{{\"type\":\"text\",\"text\":{}}}]", part.get()),
+        false => format!("[{}]", part.get()),
+    };
+    RawValue::from_string(json).ok()
+}
+
+/// Derives the id of a message without one from its content, so that importing it again finds it.
+pub(super) fn derive_message_id(
+    session: &SessionId,
+    record: &MessageRecord,
+    index: usize,
+) -> MessageId {
+    let role = role_name(record.role);
+    let time = format_time(record.created_at);
+    let content = &record.content;
+    let text = format!("{session}\0{index}\0{role}\0{time}\0{content}");
+    MessageId::new_unchecked(to_hex_id(Sha256::new_with_prefix(text)))
+}
