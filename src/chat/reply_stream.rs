@@ -5,7 +5,7 @@ use super::frames;
 use super::run_turn::unsupported_content_message;
 use super::stateless::estimate_text_bytes;
 use super::{ChatService, MeteredCall, TurnReader, TurnRequest, shutting_down_error};
-use crate::domain::message::FinishReason;
+use crate::domain::message::{CallOrigin, FinishReason};
 use crate::domain::{MessageId, Principal, SessionId, TurnId, Usage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::{Prompt, ProviderError, ProviderEvent, ProviderEvents, RawResponse};
@@ -27,7 +27,13 @@ pub enum ReplyEvent {
     /// A delta of a call's arguments.
     ToolInput { id: String, delta: String },
     /// The reply is complete.
-    Finished { reason: FinishReason, model: Option<String>, usage: Option<Usage> },
+    Finished {
+        reason: FinishReason,
+        model: Option<String>,
+        usage: Option<Usage>,
+        /// The origins of the calls by their ids, if the reply is not stored.
+        call_origins: Vec<(String, CallOrigin)>,
+    },
     /// The reply was cancelled.
     Stopped,
     /// The reply failed.
@@ -111,6 +117,8 @@ impl ChatService {
             events,
             pending: VecDeque::new(),
             call_ids: Vec::new(),
+            endpoint: self.provider.endpoint().to_owned(),
+            model: prompt.model.clone(),
             calls_without_input: Vec::new(),
             finish: FinishState::default(),
             call,
@@ -293,7 +301,9 @@ impl TurnEventStream {
                 }
                 ReplyFrame::Finish { finish_reason: reason, message_metadata } => {
                     let ReplyFinishMetadata { model, usage } = message_metadata;
-                    return Some(self.finish_with(ReplyEvent::Finished { reason, model, usage }));
+                    let call_origins = Vec::new();
+                    let last = ReplyEvent::Finished { reason, model, usage, call_origins };
+                    return Some(self.finish_with(last));
                 }
                 ReplyFrame::Abort => return Some(self.finish_with(ReplyEvent::Stopped)),
                 ReplyFrame::Error { error_text } => {
@@ -363,6 +373,9 @@ struct ProviderEventStream {
     pending: VecDeque<ReplyEvent>,
     /// Provider index and id of each call.
     call_ids: Vec<(u32, String)>,
+    /// Names of the endpoint and of the requested model.
+    endpoint: String,
+    model: String,
     /// Ids of calls that have received no arguments.
     calls_without_input: Vec<String>,
     finish: FinishState,
@@ -380,6 +393,8 @@ struct FinishState {
     has_content: bool,
     /// Content that could not be read, by its vendor's name.
     unsupported: Option<String>,
+    /// The origins of the calls by their ids.
+    call_origins: Vec<(String, CallOrigin)>,
 }
 
 impl ProviderEventStream {
@@ -421,8 +436,15 @@ impl ProviderEventStream {
                 self.call.record_output(&text);
                 self.pending.push_back(ReplyEvent::Reasoning(text));
             }
-            ProviderEvent::ToolCall { index, name, .. } => {
+            ProviderEvent::ToolCall { index, name, provider_id, opaque_data } => {
                 let id = self.call.derive_call_id(self.call_ids.len());
+                let origin = CallOrigin {
+                    provider: self.endpoint.clone(),
+                    model: self.model.clone(),
+                    call_id: provider_id,
+                    opaque_data,
+                };
+                self.finish.call_origins.push((id.clone(), origin));
                 self.call_ids.push((index, id.clone()));
                 self.calls_without_input.push(id.clone());
                 self.pending.push_back(ReplyEvent::ToolCall { id, name });
@@ -439,9 +461,14 @@ impl ProviderEventStream {
                 self.finish.usage = Some(usage.or_earlier(self.finish.usage));
             }
             ProviderEvent::Model(model) => self.finish.model = Some(model),
-            ProviderEvent::Source { .. }
-            | ProviderEvent::ThoughtsEnd
-            | ProviderEvent::ToolCallData { .. } => {}
+            ProviderEvent::ToolCallData { index, opaque_data } => {
+                // Both lists have the calls in the same order.
+                let place = self.call_ids.iter().rposition(|(known, _)| *known == index);
+                if let Some(place) = place {
+                    self.finish.call_origins[place].1.opaque_data = Some(opaque_data);
+                }
+            }
+            ProviderEvent::Source { .. } | ProviderEvent::ThoughtsEnd => {}
             ProviderEvent::Unsupported(kind) => {
                 self.finish.unsupported.get_or_insert(kind);
             }
@@ -468,7 +495,12 @@ impl FinishState {
             Some(FinishReason::Error) => failed("the provider reported that the reply failed"),
             Some(FinishReason::Other) => failed("the provider ended the reply early"),
             Some(reason) => {
-                ReplyEvent::Finished { reason, model: self.model.take(), usage: self.usage }
+                let mut call_origins = std::mem::take(&mut self.call_origins);
+                if let Some(model) = &self.model {
+                    call_origins.iter_mut().for_each(|(_, origin)| origin.model.clone_from(model));
+                }
+                let model = self.model.take();
+                ReplyEvent::Finished { reason, model, usage: self.usage, call_origins }
             }
         }
     }

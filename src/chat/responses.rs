@@ -165,7 +165,7 @@ fn record_event(event: ReplyEvent) -> Option<RecordedEvent> {
         ReplyEvent::Reasoning(text) => RecordedEvent::Reasoning(text),
         ReplyEvent::ToolCall { id, name } => RecordedEvent::ToolCall(id, name),
         ReplyEvent::ToolInput { id, delta } => RecordedEvent::ToolInput(id, delta),
-        ReplyEvent::Finished { reason, model, usage } => {
+        ReplyEvent::Finished { reason, model, usage, .. } => {
             RecordedEvent::Finished { reason, model, usage }
         }
         ReplyEvent::Stopped => RecordedEvent::Stopped,
@@ -185,7 +185,7 @@ impl From<RecordedEvent> for ReplyEvent {
             RecordedEvent::ToolCall(id, name) => Self::ToolCall { id, name },
             RecordedEvent::ToolInput(id, delta) => Self::ToolInput { id, delta },
             RecordedEvent::Finished { reason, model, usage } => {
-                Self::Finished { reason, model, usage }
+                Self::Finished { reason, model, usage, call_origins: Vec::new() }
             }
             RecordedEvent::Stopped => Self::Stopped,
             RecordedEvent::Failed { code, message } => {

@@ -78,6 +78,7 @@ mod usage;
 mod v1_chat;
 mod v1_content;
 mod v1_conversations;
+mod v1_encrypted_reasoning;
 mod v1_items;
 mod v1_known_items;
 mod v1_responses;

@@ -238,3 +238,62 @@ async fn log_reports_requests_and_turns_without_content() {
         ]
     );
 }
+
+/// Waits until the log of a running turn contains a frame of this type.
+async fn wait_for_logged_frame(folder: &Path, kind: &str) {
+    let file = rusqlite::Connection::open(folder.join("data/echoic.db")).unwrap();
+    let read = || -> rusqlite::Result<Vec<u8>> {
+        let mut batches = file.prepare("SELECT frames FROM turn_log ORDER BY batch")?;
+        let frames = batches.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
+        Ok(frames.collect::<rusqlite::Result<Vec<_>>>()?.concat())
+    };
+    within_deadline(async {
+        while !read().is_ok_and(|log| String::from_utf8_lossy(&log).contains(kind)) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn killed_server_keeps_calls_in_order_with_their_origin() {
+    let (folder, upstream, browser) =
+        (tempfile::tempdir().unwrap(), Upstream::start().await, RestartClient::new());
+    let mut server = start(folder.path(), &upstream).await;
+    let body = crate::tools::chat_body("s", &crate::tools::user_message("q", "Oslo?"));
+    let mut frames = browser.chat(&server, body).await;
+    let mut call = upstream.call().await;
+    let mut send = |choice: Value| {
+        call.raw(crate::support::upstream::sse_chunk(&json!({"choices": [choice]})));
+    };
+    let function = json!({"name": "weather", "arguments": "{\"city\":  \"Oslo\"}"});
+    let cut_off = json!({"name": "weather", "arguments": "{\"city"});
+    let signature = json!({"google": {"thought_signature": "c2ln+/=="}});
+    let signed =
+        json!({"index": 0, "id": "look:0", "function": function, "extra_content": signature});
+    send(json!({"index": 0, "delta": {"content": "One."}}));
+    send(json!({"index": 0, "delta": {"tool_calls": [signed]}}));
+    send(json!({"index": 0, "delta": {"content": "Two."}}));
+    let invalid = json!({"index": 1, "id": "look:1", "function": cut_off});
+    send(json!({"index": 0, "delta": {"tool_calls": [invalid]}}));
+    send(json!({"index": 0, "delta": {}, "finish_reason": "tool_calls"}));
+    // The server waits for the usage, and the reply is not stored yet.
+    frames.until("tool-input-error").await;
+    wait_for_logged_frame(folder.path(), "tool-input-error").await;
+    server.kill().await;
+
+    let server = start(folder.path(), &upstream).await;
+    let data = browser.get(&server, "/api/chat-sessions/s/messages").await;
+    let mut parts = data["messages"][1]["parts"].clone();
+    for part in parts.as_array_mut().unwrap() {
+        part.as_object_mut().unwrap().remove("toolCallId");
+    }
+    let call = |input: Value| json!({"type": "tool-call", "toolName": "weather", "input": input});
+    let text = |text: &str| json!({"type": "text", "text": text});
+    let (first, second) = (call(json!({"city": "Oslo"})), call(json!("{\"city")));
+    assert_eq!(parts, json!([text("One."), first, text("Two."), second]));
+    let export = browser.client.get(format!("{}/api/export?format=json", server.base));
+    let export = within_deadline(export.send()).await.unwrap().text().await.unwrap();
+    assert!(export.contains("c2ln+/==") && export.contains("look:1"), "{export}");
+    assert!(export.contains("{\"city\":  \"Oslo\"}"), "the arguments stay byte for byte: {export}");
+}

@@ -56,7 +56,7 @@ pub(super) async fn collect_completion(mut reply: ReplyStream, model: String) ->
             }
             ReplyEvent::Stopped => return Err(stopped_error()),
             ReplyEvent::Failed(error) => return Err(error),
-            ReplyEvent::Finished { reason, model, usage } => {
+            ReplyEvent::Finished { reason, model, usage, .. } => {
                 header.model = model.unwrap_or(header.model);
                 (reason, usage)
             }
@@ -144,7 +144,7 @@ impl CompletionChunkStream {
                 let more = json!({"index": index, "function": {"arguments": delta}});
                 self.push_delta(json!({"tool_calls": [more]}));
             }
-            ReplyEvent::Finished { reason, model, usage } => {
+            ReplyEvent::Finished { reason, model, usage, .. } => {
                 if let Some(model) = model {
                     self.header.model = model;
                 }

@@ -1,6 +1,7 @@
 //! Conversion between stored messages and OpenAI's items. One message may be several items: its
 //! text, each tool call and each tool output.
 
+use super::encrypted_reasoning::{SealedOrigin, decode_origins};
 use super::ids::{ItemType, format_item_id};
 use super::message_content::MessageContent;
 use crate::chat::PrecedingMessage;
@@ -135,6 +136,8 @@ pub(super) enum InputItem {
     /// Reasoning, or any other item that is skipped. Clients send reasoning back with the rest of a
     /// response; it is not shown to a model again.
     Reasoning,
+    /// Reasoning with the data that the model wants back with its calls.
+    EncryptedReasoning(Vec<SealedOrigin>),
 }
 
 /// An input item with its position in the body, such as `input[2]`, for errors.
@@ -179,7 +182,10 @@ impl InputItem {
             })),
             Some("function_call_output") => read_output(fields).map(Self::Output),
             Some("item_reference") => read_text(fields, "id").map(Self::Reference),
-            Some("reasoning") => Ok(Self::Reasoning),
+            Some("reasoning") => Ok(match read_optional_text(fields, "encrypted_content")? {
+                Some(content) => Self::EncryptedReasoning(decode_origins(&content)),
+                None => Self::Reasoning,
+            }),
             Some(_) => Err(Error::invalid_field(
                 "type",
                 "must be message, function_call, function_call_output, item_reference or reasoning",
@@ -289,7 +295,7 @@ pub(super) fn build_messages(
                 let (text, parts) = tool::build_result_message(&results, &[], None);
                 (Role::Tool, text, parts, None)
             }
-            InputItem::Reasoning => continue,
+            InputItem::Reasoning | InputItem::EncryptedReasoning(_) => continue,
             // Responses resolve references beforehand; conversations have none.
             InputItem::Reference(_) => {
                 return Err(Error::invalid_field(position, "must not be an item_reference here"));

@@ -9,6 +9,7 @@ mod chat_completion_response;
 pub(super) mod chat_completions;
 pub(super) mod conversation_items;
 pub(super) mod conversations;
+mod encrypted_reasoning;
 mod errors;
 mod ids;
 mod item_mapping;

@@ -6,13 +6,15 @@
 //! background response gets the same events under the same numbers, on any instance.
 
 use super::response_object::{
-    ResponseHeader, ResponseState, encode_call, encode_message, encode_reasoning,
+    ENCRYPTED_CONTENT, ResponseHeader, ResponseState, encode_call, encode_encrypted_reasoning,
+    encode_message, encode_reasoning,
 };
 use crate::chat::{ReplyEvent, stopped_error};
 use crate::domain::{MessageId, Principal, SessionId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::ApiState;
 use crate::http::sse::SseSource;
+use crate::http::v1::encrypted_reasoning::{encode_origins, encode_reply_origins};
 use crate::http::v1::ids::{ItemType, format_item_id};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -61,6 +63,9 @@ pub(super) struct ResponseEventStream {
     /// Events with a lower number are skipped.
     first_sequence: u32,
     items: Vec<StreamedItem>,
+    /// The content of the first reasoning item, which is closed last because the content belongs to
+    /// the calls. The inner value is `None` if the provider gave no data.
+    encrypted: Option<Option<String>>,
     is_done: bool,
 }
 
@@ -81,6 +86,7 @@ impl ResponseEventStream {
             next_sequence: 0,
             first_sequence: 0,
             items: Vec::new(),
+            encrypted: None,
             is_done: false,
         }
     }
@@ -157,6 +163,7 @@ impl ResponseEventStream {
                 self.is_done = true;
             }
             ReplyEvent::Failed(error) => {
+                self.encrypted = Some(None);
                 self.close_items(INCOMPLETE);
                 let fields = json!({
                     "code": error.kind.code(), "message": error.message, "param": null,
@@ -179,23 +186,30 @@ impl ResponseEventStream {
 
     /// Closes the open items and returns the final response object.
     async fn finish(&mut self, last: ReplyEvent) -> Value {
+        let mut origins = Vec::new();
         let state = match last {
-            ReplyEvent::Finished { reason, model, usage } => {
+            ReplyEvent::Finished { reason, model, usage, call_origins } => {
+                origins = call_origins;
                 ResponseState::finished(reason, Vec::new(), model, usage)
             }
             ReplyEvent::Failed(error) => ResponseState::failed(&error, Vec::new()),
             _ => ResponseState::stopped(Vec::new()),
         };
-        self.close_items(if state.status == COMPLETED { COMPLETED } else { INCOMPLETE });
+        let status = if state.status == COMPLETED { COMPLETED } else { INCOMPLETE };
+        let mut encrypted = encode_origins(origins);
         let state = match &self.lookup {
             Some(ReplyLookup { api, principal, session }) => {
                 // The state is read from the stored reply, so that the final event and a later
                 // `GET` cannot differ. If it cannot be read, the last event still tells the state.
-                let reply = api.store.get_message(principal, session, &self.reply_id).await;
-                reply.map_or(state, |reply| ResponseState::from_reply(&reply))
+                let reply = api.store.get_message(principal, session, &self.reply_id).await.ok();
+                encrypted = reply.as_ref().and_then(encode_reply_origins);
+                reply.map_or(state, |reply| ResponseState::from_reply(&reply, false))
             }
             None => state.completed_now(),
         };
+        self.encrypted = Some(encrypted);
+        self.close_items(status);
+        self.push_encrypted_item();
         // The items keep the IDs that the stream has announced: text after a tool call is an item
         // of its own here, but stored it is one text with the first.
         let output = self.items.drain(..).filter_map(|item| item.completed).collect();
@@ -247,6 +261,29 @@ impl ResponseEventStream {
         index
     }
 
+    /// Adds a reasoning item for encrypted content, if the reply has no reasoning of its own.
+    fn push_encrypted_item(&mut self) {
+        let Some(Some(content)) = self.encrypted.take() else { return };
+        let is_reasoning = |item: &StreamedItem| item.kind == StreamedItemKind::Reasoning;
+        if !self.header.includes_encrypted || self.items.iter().any(is_reasoning) {
+            return;
+        }
+        let id = format_item_id(ItemType::Reasoning, &self.reply_id, 0);
+        let item = encode_encrypted_reasoning(&id, &content);
+        let index = self.items.len();
+        for event in ["response.output_item.added", "response.output_item.done"] {
+            self.push_event(event, json!({"output_index": index, "item": item}));
+        }
+        let (kind, text) = (StreamedItemKind::Reasoning, String::new());
+        self.items.push(StreamedItem { kind, id, text, completed: Some(item) });
+    }
+
+    /// Whether an item is the one that gets the encrypted content.
+    fn is_encrypted_item(&self, index: usize) -> bool {
+        let is_reasoning = |item: &StreamedItem| item.kind == StreamedItemKind::Reasoning;
+        self.header.includes_encrypted && self.items.iter().position(is_reasoning) == Some(index)
+    }
+
     fn push_delta(&mut self, index: usize, delta: String) {
         let item = &mut self.items[index];
         item.text.push_str(&delta);
@@ -275,7 +312,11 @@ impl ResponseEventStream {
         let StreamedItem { kind, id, text, completed: None } = &self.items[index] else {
             return;
         };
-        let item = encode_item(kind, id, text, status);
+        let mut item = encode_item(kind, id, text, status);
+        if self.is_encrypted_item(index) {
+            let Some(content) = &self.encrypted else { return };
+            item[ENCRYPTED_CONTENT] = content.clone().into();
+        }
         let done = match kind {
             StreamedItemKind::Message => vec![
                 ("response.output_text.done", json!({"text": text, "logprobs": []})),

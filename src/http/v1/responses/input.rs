@@ -10,6 +10,7 @@ use crate::domain::tool::{self, NewToolResult, ToolCall};
 use crate::domain::{Message, MessageId, MessageType, Principal, Role, SessionId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::ApiState;
+use crate::http::v1::encrypted_reasoning::SealedOrigin;
 use crate::http::v1::ids::ItemId;
 use crate::http::v1::item_mapping::{InputItem, PositionedItem, build_messages, to_items};
 use crate::http::v1::message_content::MessageContent;
@@ -66,6 +67,14 @@ pub(super) async fn resolve_references(
 ) -> Result<Vec<PositionedItem>> {
     let mut resolved = Vec::with_capacity(items.len());
     let mut last: Option<Message> = None;
+    let sealed: Vec<SealedOrigin> = items
+        .iter()
+        .filter_map(|item| match &item.item {
+            InputItem::EncryptedReasoning(origins) => Some(origins.clone()),
+            _ => None,
+        })
+        .flatten()
+        .collect();
     for PositionedItem { position, id, mut item } in items {
         if let InputItem::Reference(id) = &item {
             item = match conversation {
@@ -84,6 +93,12 @@ pub(super) async fn resolve_references(
             {
                 call.origin = stored.origin;
             }
+        }
+        if let InputItem::Call(call) = &mut item
+            && call.origin.is_none()
+        {
+            let own = sealed.iter().find(|sealed| sealed.call_id == call.id);
+            call.origin = own.map(|sealed| sealed.origin.clone());
         }
         resolved.push(PositionedItem { position, id, item });
     }

@@ -126,7 +126,10 @@ impl KnownHistory {
         let by_call = match &item.item {
             InputItem::Call(call) => self.by_call_id.get(&call.id),
             InputItem::Output(result) => self.by_answered_call_id.get(&result.call_id),
-            InputItem::Message(..) | InputItem::Reference(_) | InputItem::Reasoning => None,
+            InputItem::Message(..)
+            | InputItem::Reference(_)
+            | InputItem::Reasoning
+            | InputItem::EncryptedReasoning(_) => None,
         };
         let by_id = || {
             let id = match &item.item {
@@ -202,7 +205,9 @@ impl KnownHistory {
             }),
             InputItem::Call(call) => to_reply_group(String::new(), vec![call.id.clone()]),
             InputItem::Output(result) => Some(ItemGroup::Outputs(vec![result.call_id.clone()])),
-            InputItem::Reference(_) | InputItem::Reasoning => None,
+            InputItem::Reference(_) | InputItem::Reasoning | InputItem::EncryptedReasoning(_) => {
+                None
+            }
         }
     }
 }

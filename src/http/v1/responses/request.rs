@@ -14,6 +14,7 @@ use crate::domain::{MessageId, Role, Session, SessionId, TurnId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::ApiState;
 use crate::http::body::parse_json;
+use crate::http::v1::encrypted_reasoning::INCLUDE_NAME;
 use crate::http::v1::errors::SettingNames;
 use crate::http::v1::ids::{ConversationId, ResponseId};
 use crate::http::v1::item_mapping::PositionedItem;
@@ -104,6 +105,8 @@ impl CreateResponseRequest {
         if is_background && !is_stored {
             return Err(Error::invalid_field("background", "requires store: true"));
         }
+        let include: Option<Vec<String>> = fields.get("include", "must be a list of strings")?;
+        let includes_encrypted = include.into_iter().flatten().any(|name| name == INCLUDE_NAME);
         fields.check_supported()?;
         let input = fields.0.get("input").filter(|input| input.get() != "null");
         let input = input.ok_or_else(|| Error::invalid_field("input", "is missing"))?;
@@ -111,8 +114,14 @@ impl CreateResponseRequest {
         let settings = fields.parse_settings(api.size_limits.message)?;
         let echo = fields.build_echo(&settings, &parent, api.memory.default_model())?;
         let is_own_session = matches!(parent, ResponseParent::None);
-        let stored_request =
-            StoredRequest { echo, inputs: 0, is_own_session, is_background, is_stream };
+        let stored_request = StoredRequest {
+            echo,
+            inputs: 0,
+            is_own_session,
+            is_background,
+            is_stream,
+            includes_encrypted,
+        };
         Ok(Self {
             parent,
             is_stored,
@@ -324,7 +333,6 @@ impl RawCreateResponseRequest<'_> {
         {
             return Err(Error::invalid_field("top_logprobs", "is not supported"));
         }
-        let _: Option<Vec<String>> = self.get("include", "must be a list of strings")?;
         // The response only repeats these, but libraries parse them by their type.
         let _: Option<bool> = self.get("parallel_tool_calls", MUST_BE_BOOLEAN)?;
         let _: Option<u32> = self.get("max_tool_calls", "must be a whole number")?;

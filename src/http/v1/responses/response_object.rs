@@ -9,6 +9,7 @@ use crate::domain::tool::{self, ToolCall};
 use crate::domain::{Message, Principal, SessionId, Usage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::ApiState;
+use crate::http::v1::encrypted_reasoning::encode_reply_origins;
 use crate::http::v1::ids::{ItemType, format_item_id, format_response_id};
 use crate::store::StoredResponse;
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,9 @@ pub(super) struct StoredRequest {
     pub(super) is_own_session: bool,
     pub(super) is_background: bool,
     pub(super) is_stream: bool,
+    /// Whether reasoning items have `encrypted_content`.
+    #[serde(default)]
+    pub(super) includes_encrypted: bool,
 }
 
 impl StoredRequest {
@@ -43,15 +47,18 @@ pub(super) struct ResponseHeader {
     /// Unix time in seconds.
     created_at: i64,
     echo: Map<String, Value>,
+    pub(super) includes_encrypted: bool,
 }
 
 impl ResponseHeader {
     /// The header of a stored response.
     pub(super) fn from_stored(stored: &StoredResponse) -> Result<Self> {
+        let StoredRequest { echo, includes_encrypted, .. } = StoredRequest::from_stored(stored)?;
         Ok(Self {
             id: format_response_id(stored.turn_id.as_str()),
             created_at: stored.created_at.as_millis() / 1000,
-            echo: StoredRequest::from_stored(stored)?.echo,
+            echo,
+            includes_encrypted,
         })
     }
 
@@ -62,6 +69,7 @@ impl ResponseHeader {
             id: format_response_id(name),
             created_at: clock::now().as_millis() / 1000,
             echo: request.echo.clone(),
+            includes_encrypted: request.includes_encrypted,
         }
     }
 
@@ -160,7 +168,7 @@ impl ResponseState {
     }
 
     /// The state of a response whose reply is stored.
-    pub(super) fn from_reply(reply: &Message) -> Self {
+    pub(super) fn from_reply(reply: &Message, includes_encrypted: bool) -> Self {
         let state = match (reply_error(reply), reply.status) {
             (Some(error), _) => Self::failed(&error, Vec::new()),
             (None, Status::Interrupted) => Self::stopped(Vec::new()),
@@ -172,7 +180,11 @@ impl ResponseState {
         // OpenAI sets the time of completion for completed responses only.
         let is_completed = state.status == "completed";
         Self {
-            output: encode_output(reply, if is_completed { "completed" } else { "incomplete" }),
+            output: encode_output(
+                reply,
+                if is_completed { "completed" } else { "incomplete" },
+                includes_encrypted.then(|| encode_reply_origins(reply)),
+            ),
             completed_at: is_completed.then(|| reply.created_at.as_millis() / 1000),
             usage: reply.usage,
             model: reply.model.clone(),
@@ -204,7 +216,10 @@ pub(super) async fn load_response_object(
         return Ok(header.to_response_json(ResponseState::started("in_progress")));
     }
     Ok(match api.store.get_message(principal, session, &stored.reply_id).await {
-        Ok(reply) => header.to_response_json(ResponseState::from_reply(&reply)),
+        Ok(reply) => {
+            let state = ResponseState::from_reply(&reply, header.includes_encrypted);
+            header.to_response_json(state)
+        }
         // The reply could not be stored when the turn ended.
         Err(error) if error.kind == ErrorKind::MessageNotFound => {
             header.to_response_json(ResponseState::missing_reply())
@@ -224,8 +239,9 @@ fn reply_error(reply: &Message) -> Option<Error> {
     }
 }
 
-/// Encodes a stored reply as output items. `status` is that of the last item.
-fn encode_output(reply: &Message, status: &str) -> Vec<Value> {
+/// Encodes a stored reply as output items. `status` is that of the last item. `encrypted` is the
+/// encrypted content of its reasoning, if asked for.
+fn encode_output(reply: &Message, status: &str, encrypted: Option<Option<String>>) -> Vec<Value> {
     let text = Some(&reply.content).filter(|text| !text.is_empty());
     let calls = tool::parse_calls(&reply.parts);
     // A reply that was cut off was cut in its last item; the others had ended before.
@@ -245,7 +261,30 @@ fn encode_output(reply: &Message, status: &str) -> Vec<Value> {
     let calls = calls.iter().enumerate().map(|(nth, ToolCall { id, name, input, .. })| {
         encode_call(&format_item_id(ItemType::Call, &reply.id, nth), id, name, input, "completed")
     });
-    reasoning.into_iter().chain(text).chain(calls).collect()
+    let mut items: Vec<Value> = reasoning.into_iter().chain(text).chain(calls).collect();
+    if let Some(content) = encrypted {
+        let is_reasoning = |item: &&mut Value| item["type"] == "reasoning";
+        match (items.iter_mut().find(is_reasoning), content) {
+            (Some(item), content) => item[ENCRYPTED_CONTENT] = content.into(),
+            (None, Some(content)) => {
+                let id = format_item_id(ItemType::Reasoning, &reply.id, 0);
+                items.push(encode_encrypted_reasoning(&id, &content));
+            }
+            (None, None) => {}
+        }
+    }
+    items
+}
+
+/// The field of a reasoning item.
+pub(super) const ENCRYPTED_CONTENT: &str = "encrypted_content";
+
+/// A reasoning item for data without reasoning that can be shown.
+pub(super) fn encode_encrypted_reasoning(id: &str, content: &str) -> Value {
+    json!({
+        "type": "reasoning", "id": id, "status": "completed", "summary": [],
+        ENCRYPTED_CONTENT: content,
+    })
 }
 
 pub(super) fn encode_message(id: &str, text: &str, status: &str) -> Value {
