@@ -81,3 +81,4 @@ mod v1_items;
 mod v1_responses;
 mod v1_responses_stream;
 mod v1_tools;
+mod word_search;

@@ -248,8 +248,8 @@ async fn deleted_session_leaves_the_index_at_once() {
     let (at, id) = (Timestamp::from_millis(0), SessionId::new_unchecked("s"));
     let new = NewSession { id: Some(id.clone()), ..NewSession::default() };
     chat.create_session(&ada, new, at).await.unwrap();
-    for _ in 0..40 {
-        let content = "My sister keeps seven hens.".to_owned();
+    for number in 0..40 {
+        let content = format!("My sister keeps seven hens, and {number} geese.");
         let message = echoic::store::NewMessage {
             id: MessageId::generate(),
             client_message_id: None,
