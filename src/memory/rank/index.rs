@@ -2,6 +2,7 @@
 //! Messages are added and removed at the end only.
 
 use super::passages::split_passages;
+use super::sketch::PassageSketch;
 use super::tokenizer::{TermTokenizer, for_each_word};
 use crate::domain::tokenizer::IndexWord;
 use std::borrow::Cow;
@@ -38,7 +39,8 @@ pub struct IndexedPassage {
     pub(super) speaker: u16,
     /// Block of neighboring passages that it belongs to; blocks are numbered from 0.
     pub(super) block: u32,
-    at_millis: i64,
+    pub(super) at_millis: i64,
+    pub(super) sketch: PassageSketch,
     pub(super) is_question: bool,
     /// Whether it contains a word that places something in time.
     pub(super) mentions_time: bool,
@@ -82,7 +84,12 @@ impl PassageIndex {
             let text = &message.text[range.clone()];
             let block = self.assign_block(message.at_millis);
             let passage = self.passages.len() as u32;
-            let term_count = self.add_postings(passage, [message.day, message.speaker, text]);
+            let (term_count, sketch) =
+                self.add_postings(passage, [message.day, message.speaker], text);
+            let sketch = match self.passages.last() {
+                Some(previous) if previous.is_question => sketch.after_question(&previous.sketch),
+                _ => sketch,
+            };
             self.passages.push(IndexedPassage {
                 message_index,
                 byte_range: range.start as u32..range.end as u32,
@@ -90,6 +97,7 @@ impl PassageIndex {
                 speaker,
                 block,
                 at_millis: message.at_millis,
+                sketch,
                 is_question: ends_with_question(text),
                 mentions_time: Self::mentions_time(text),
             });
@@ -188,13 +196,19 @@ impl PassageIndex {
         all
     }
 
-    /// Adds the terms of a passage that is about to be pushed. Returns their number.
-    fn add_postings(&mut self, passage: u32, texts: [&str; 3]) -> u16 {
+    /// Adds the terms of a passage that is about to be pushed: of its day and speaker, and of its
+    /// text. Returns their number, and the sketch of the text.
+    fn add_postings(&mut self, passage: u32, names: [&str; 2], text: &str) -> (u16, PassageSketch) {
         let Self { tokenizer, term_ids, postings, terms_by_character, .. } = self;
         let mut terms: u16 = 0;
-        for text in texts {
+        let mut sketch = PassageSketch::default();
+        let names = names.map(|name| (name, false));
+        for (text, is_message) in names.into_iter().chain([(text, true)]) {
             tokenizer.for_each_term(text, |term, word| {
                 terms = terms.saturating_add(1);
+                if is_message {
+                    sketch.add_term(term);
+                }
                 let id = match term_ids.get(term) {
                     Some(id) => *id as usize,
                     None => {
@@ -216,7 +230,7 @@ impl PassageIndex {
                 }
             });
         }
-        terms
+        (terms, sketch)
     }
 
     /// The block of the next passage: that of the last passage, unless a pause came before or the
