@@ -23,6 +23,9 @@ const MERGE_INTERVAL: Duration = Duration::from_secs(10 * 60);
 const MERGE_SLICE: Duration = Duration::from_millis(200);
 /// How long shutdown spends on a pending merge.
 const FINAL_MERGE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often sessions with outdated words are looked for, once there are none left. On MongoDB an
+/// instance of an older version may add some during an upgrade, or one may stop in the middle.
+const OUTDATED_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 /// Limits the size of one transaction.
 const MESSAGES_PER_WRITE: usize = 128;
 
@@ -34,10 +37,15 @@ impl ChatService {
         let mut is_failing = false;
         let mut is_merging = false;
         let mut merge_checked_at = Instant::now();
+        let mut check_outdated_at = Instant::now();
         loop {
             let polled = async {
                 ticks.tick().await;
                 while self.index_next_batch().await? {}
+                // One batch at a time, so that new messages do not wait for the whole index.
+                if Instant::now() >= check_outdated_at && !self.reindex_next_batch().await? {
+                    check_outdated_at = Instant::now() + OUTDATED_CHECK_INTERVAL;
+                }
                 Ok::<_, Error>(())
             };
             let polled = tokio::select! {
@@ -88,10 +96,29 @@ impl ChatService {
 
     /// Indexes the next messages. Returns whether there were any.
     pub async fn index_next_batch(&self) -> Result<bool> {
+        let backlog = self.store.list_index_backlog().await?;
+        self.index_backlog(backlog).await
+    }
+
+    /// Indexes some sessions again whose words an older version made. Returns whether there were
+    /// any.
+    pub async fn reindex_next_batch(&self) -> Result<bool> {
+        let outdated = self.store.list_outdated_index().await?;
+        let has_outdated = !outdated.is_empty();
+        self.index_backlog(outdated).await?;
+        if has_outdated {
+            // The replaced words take space until then.
+            self.needs_index_merge.store(true, Ordering::Relaxed);
+        }
+        Ok(has_outdated)
+    }
+
+    /// Indexes the next messages of some sessions. Returns whether there were any messages.
+    async fn index_backlog(&self, backlog: Vec<IndexBacklog>) -> Result<bool> {
         let mut has_indexed = false;
         let mut batch = Vec::new();
         let mut batch_messages = 0;
-        for backlog in self.store.list_index_backlog().await? {
+        for backlog in backlog {
             let words = match self.read_unindexed_words(&backlog).await {
                 Ok(words) => words,
                 Err(error) if error.kind == ErrorKind::SessionNotFound => continue,

@@ -8,6 +8,8 @@ use crate::error::{Error, ErrorKind, Result};
 use futures::{StreamExt, TryStreamExt, stream};
 
 const MAX_CONCURRENT_READS: usize = 8;
+/// Limits the work of one request; the cursor continues after it.
+const MAX_SEARCH_ROUNDS: usize = 8;
 
 /// A search hit with the data to show it.
 #[derive(Debug)]
@@ -24,6 +26,30 @@ pub struct ResolvedSearchHit {
 impl ChatService {
     /// Messages and titles that contain all terms, newest first, and the cursor of the next page.
     pub async fn search_messages(
+        &self,
+        principal: &Principal,
+        query: &SearchQuery,
+    ) -> Result<(Vec<ResolvedSearchHit>, Option<SearchCursor>)> {
+        // Not every match of pairs is a hit, so a page reads on until it is full.
+        let has_unproven = query.terms.iter().any(|term| term.unproven_run().is_some());
+        let max_rounds = if has_unproven { MAX_SEARCH_ROUNDS } else { 1 };
+        let mut query = query.clone();
+        let mut hits = Vec::new();
+        for _ in 0..max_rounds {
+            let (found, next) = self.search_page(principal, &query).await?;
+            query.limit =
+                query.limit.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX));
+            hits.extend(found);
+            query.after = next;
+            if query.limit == 0 || query.after.is_none() {
+                break;
+            }
+        }
+        Ok((hits, query.after))
+    }
+
+    /// The hits among the next matches of the index, at most as many as the limit.
+    async fn search_page(
         &self,
         principal: &Principal,
         query: &SearchQuery,
@@ -45,7 +71,8 @@ impl ChatService {
         Ok((hits.into_iter().flatten().collect(), next))
     }
 
-    /// Loads a hit as the caller may read it; `None` if it is gone or no longer accessible.
+    /// Loads a hit as the caller may read it; `None` if it is gone, no longer accessible, or does
+    /// not have the characters of a term next to each other.
     async fn resolve_hit(
         &self,
         principal: &Principal,
@@ -57,19 +84,16 @@ impl ChatService {
             let session = self.store.get_session(principal, &id, AccessLevel::Participant).await?;
             let Some(message) = found.message else {
                 let snippet = build_snippet(&session.title, &query.terms);
-                return Ok(ResolvedSearchHit::new(session, None, snippet, found.cursor.at_millis));
+                return Ok((session, None, snippet));
             };
             let message = self.store.get_message(principal, &id, &message).await?;
             let snippet = build_snippet(&message.content, &query.terms);
-            Ok(ResolvedSearchHit::new(
-                session,
-                Some((message.id, message.role)),
-                snippet,
-                found.cursor.at_millis,
-            ))
+            Ok((session, Some((message.id, message.role)), snippet))
         };
         match read.await {
-            Ok(hit) => Ok(Some(hit)),
+            Ok((session, message, snippet)) => Ok(snippet.map(|snippet| {
+                ResolvedSearchHit::new(session, message, snippet, found.cursor.at_millis)
+            })),
             Err(Error {
                 kind: ErrorKind::SessionNotFound | ErrorKind::MessageNotFound, ..
             }) => Ok(None),

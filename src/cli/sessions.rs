@@ -6,8 +6,9 @@ use crate::app::open_read_only;
 use crate::clock;
 use crate::config::SessionsCommand;
 use crate::domain::page::{PagePosition, SessionQuery, SortOrder};
+use crate::domain::search::parse_title_terms;
 use crate::domain::session::JsonObject;
-use crate::domain::text::{fold_words, truncate_chars};
+use crate::domain::text::truncate_chars;
 use crate::domain::{Session, Timestamp};
 use comfy_table::{CellAlignment, Table, presets};
 
@@ -34,7 +35,7 @@ async fn find_sessions(command: &SessionsCommand) -> Result<Vec<Session>, String
         position: PagePosition::Page(1),
         limit: command.limit,
         sort: SortOrder::default(),
-        search: command.search.as_deref().map(fold_words).filter(|words| !words.is_empty()),
+        search: command.search.as_deref().map(parse_title_terms).filter(|terms| !terms.is_empty()),
         project_id: command.project.clone(),
         status: command.status.clone(),
         archived: None,

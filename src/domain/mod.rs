@@ -24,6 +24,7 @@ mod string_enum;
 pub mod text;
 pub mod time;
 pub mod title;
+pub mod tokenizer;
 pub mod tool;
 pub mod turn;
 pub mod usage;

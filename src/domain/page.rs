@@ -1,5 +1,6 @@
 //! Pagination and cursors: the parameters of lists.
 
+use super::search::SearchTerm;
 use super::session::SessionStatus;
 use super::{FieldError, MessageId, ProjectId};
 use base64::Engine;
@@ -133,9 +134,8 @@ pub struct SessionQuery {
     pub limit: u32,
     /// Pinned sessions come first in any order.
     pub sort: SortOrder,
-    /// Folded words, each of which must be the prefix of a word of the title. An empty list matches
-    /// nothing.
-    pub search: Option<Vec<String>>,
+    /// Terms that the title must contain. An empty list matches nothing.
+    pub search: Option<Vec<SearchTerm>>,
     pub project_id: Option<ProjectId>,
     pub status: Option<SessionStatus>,
     pub archived: Option<bool>,

@@ -1,38 +1,102 @@
 //! Full-text search: query parsing, the words to index, cursors and snippets. Stores only keep the
 //! index and look words up.
 
-use super::text::fold_words;
+use super::tokenizer::{IndexWord, SegmentKind, TextSegment, for_each_segment};
 use super::{FieldError, MessageId, ProjectId, Role, SessionId, Timestamp};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use unicode_normalization::UnicodeNormalization;
-use unicode_normalization::char::is_combining_mark;
+use std::ops::Range;
 
-/// Maximum words of a query; later ones are ignored.
+/// Maximum terms of a query; later ones are ignored.
 const MAX_TERMS: usize = 16;
-/// Longer words are truncated to this length, in the index and in queries.
-const MAX_WORD_CHARS: usize = 64;
-/// Query words of at least this length match as prefixes; shorter ones match whole words.
+/// Maximum pairs of a run that are looked up. The rest of a longer run is only compared with the
+/// text of a hit.
+const MAX_RUN_LOOKUPS: usize = 16;
+/// Query words of at least this length match as prefixes; shorter ones match whole words. In
+/// titles, words of any length match as prefixes.
 const MIN_PREFIX_CHARS: usize = 3;
 /// Maximum length of a snippet without its ellipses, and of the text before its first match, in
 /// characters.
 const MAX_SNIPPET_CHARS: usize = 160;
 const MAX_LEAD_CHARS: usize = 40;
 
-/// A folded query word.
+/// A word, run or symbol of a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SearchTerm {
+    pub kind: SegmentKind,
+    /// Folded. A run must occur like this in a text; its lookups may match texts that have the
+    /// same pairs of characters in other places.
+    pub text: String,
+    /// All of them match an index word of each text that the term matches.
+    pub lookups: Vec<WordLookup>,
+}
+
+/// A word to look up in the index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WordLookup {
     pub word: String,
-    /// Whether longer words starting with `word` match.
+    /// Whether longer index words starting with `word` match.
     pub is_prefix: bool,
 }
 
 impl SearchTerm {
-    fn is_match(&self, word: &str) -> bool {
-        if self.is_prefix { word.starts_with(&self.word) } else { word == self.word }
+    fn from_segment(segment: &TextSegment<'_>, min_prefix_chars: usize) -> Self {
+        let is_prefix = match segment.kind {
+            SegmentKind::Word => segment.text.chars().count() >= min_prefix_chars,
+            SegmentKind::Run | SegmentKind::Symbol => false,
+        };
+        let mut lookups = Vec::new();
+        segment.for_each_index_word(|word| match word {
+            IndexWord::RunEnd(_) => {}
+            _ if lookups.len() == MAX_RUN_LOOKUPS => {}
+            IndexWord::Single(text) => {
+                lookups.push(WordLookup { word: text.to_owned(), is_prefix: true });
+            }
+            IndexWord::Word(text) | IndexWord::Symbol(text) | IndexWord::Pair(text, _) => {
+                lookups.push(WordLookup { word: text.to_owned(), is_prefix });
+            }
+        });
+        // In the text, the last character may have further vowel signs.
+        if let Some(last) = lookups.last_mut().filter(|_| segment.kind == SegmentKind::Run) {
+            last.is_prefix = true;
+        }
+        Self { kind: segment.kind, text: segment.text.to_owned(), lookups }
     }
+
+    /// The folded run, if its lookups alone do not prove that it occurs in a text.
+    pub fn unproven_run(&self) -> Option<&str> {
+        Some(&*self.text).filter(|_| self.lookups.len() > 1)
+    }
+
+    /// Appends the positions at which the term occurs in a segment of a text.
+    fn locate_in(&self, segment: &TextSegment<'_>, found: &mut Vec<Range<usize>>) {
+        if segment.kind != self.kind {
+            return;
+        }
+        if self.kind != SegmentKind::Run {
+            let is_prefix = self.lookups.iter().any(|lookup| lookup.is_prefix);
+            if segment.text == self.text || is_prefix && segment.text.starts_with(&self.text) {
+                found.push(segment.range.clone());
+            }
+            return;
+        }
+        let mut from = 0;
+        while let Some((first, last)) = find_run(segment, &self.text, from) {
+            found.push(segment.units[first].range.start..segment.units[last].range.end);
+            from = last + 1;
+        }
+    }
+}
+
+/// The first and last character of the next occurrence of a run within a longer one.
+fn find_run(segment: &TextSegment<'_>, run: &str, from: usize) -> Option<(usize, usize)> {
+    let units = segment.units;
+    let first = (from..units.len()).find(|at| segment.text[units[*at].start..].starts_with(run))?;
+    let end = units[first].start + run.len();
+    let last = units.partition_point(|unit| unit.start < end).saturating_sub(1);
+    Some((first, last))
 }
 
 /// A query and its filters.
@@ -55,26 +119,39 @@ pub struct SearchQuery {
 
 /// Parses a query. Errors: the query contains no word.
 pub fn parse_terms(question: &str) -> Result<Vec<SearchTerm>, FieldError> {
-    let term = |word: String| {
-        let word = truncate_word(&word).to_owned();
-        SearchTerm { is_prefix: word.chars().count() >= MIN_PREFIX_CHARS, word }
-    };
-    let terms: Vec<_> = fold_words(question).into_iter().take(MAX_TERMS).map(term).collect();
+    let terms = split_into_terms(question, MIN_PREFIX_CHARS);
     if terms.is_empty() {
         return Err(FieldError::new("q", "must contain a word"));
     }
     Ok(terms)
 }
 
-fn truncate_word(word: &str) -> &str {
-    super::text::truncate_chars(word, MAX_WORD_CHARS)
+/// Parses a search in titles; empty if it contains no word.
+pub fn parse_title_terms(question: &str) -> Vec<SearchTerm> {
+    split_into_terms(question, 1)
+}
+
+fn split_into_terms(question: &str, min_prefix_chars: usize) -> Vec<SearchTerm> {
+    let mut terms = Vec::new();
+    for_each_segment(question, |segment| {
+        if terms.len() < MAX_TERMS {
+            terms.push(SearchTerm::from_segment(&segment, min_prefix_chars));
+        }
+    });
+    terms
 }
 
 /// The distinct words to index for a text.
 pub fn extract_index_words(text: &str) -> Vec<String> {
-    let each: BTreeSet<String> =
-        fold_words(text).iter().map(|word| truncate_word(word).to_owned()).collect();
-    each.into_iter().collect()
+    let mut words = BTreeSet::new();
+    for_each_segment(text, |segment| {
+        segment.for_each_index_word(|word| {
+            if !words.contains(word.as_str()) {
+                words.insert(word.as_str().to_owned());
+            }
+        });
+    });
+    words.into_iter().collect()
 }
 
 /// Position in the search results, which are ordered by time, then session, then message, newest
@@ -120,12 +197,10 @@ pub struct SearchSnippet {
     pub highlights: Vec<[usize; 2]>,
 }
 
-pub fn build_snippet(text: &str, terms: &[SearchTerm]) -> SearchSnippet {
-    let found: Vec<[usize; 2]> = locate_words(text)
-        .into_iter()
-        .filter(|(word, _)| terms.iter().any(|term| term.is_match(truncate_word(word))))
-        .map(|(_, place)| place)
-        .collect();
+/// The snippet of a hit; `None` if the text has the pairs of a term's run, but not the run.
+pub fn build_snippet(text: &str, terms: &[SearchTerm]) -> Option<SearchSnippet> {
+    let found = locate_terms(text, terms)?;
+    let found = to_char_positions(text, &found);
     let begin = match found.first() {
         Some([first, _]) if *first > MAX_LEAD_CHARS => first - MAX_LEAD_CHARS,
         _ => 0,
@@ -147,43 +222,46 @@ pub fn build_snippet(text: &str, terms: &[SearchTerm]) -> SearchSnippet {
     // A match that the end of the snippet cuts is not highlighted.
     let inside = found.into_iter().filter(|[from, to]| *from >= begin && *to <= end);
     let highlights = inside.map(|[from, to]| [from - begin + shift, to - begin + shift]).collect();
-    SearchSnippet { text: piece, highlights }
+    Some(SearchSnippet { text: piece, highlights })
 }
 
-/// The folded words of a text, the same as [`fold_words`] returns, with the start and end of each
-/// in characters. A test compares the two functions.
-fn locate_words(text: &str) -> Vec<(String, [usize; 2])> {
-    let mut located: Vec<(String, [usize; 2])> = Vec::new();
-    let mut is_open = false;
-    for (index, original) in text.chars().enumerate() {
-        // One character can decompose into several (ﬁ, ½), all at the same position in the text.
-        for c in original.nfkd() {
-            if is_combining_mark(c) {
-                // A combining accent belongs to the letter before it.
-                if let Some((_, [_, end])) = located.last_mut().filter(|_| is_open) {
-                    *end = index + 1;
-                }
-                continue;
-            }
-            for c in c.to_lowercase() {
-                if !c.is_alphanumeric() {
-                    // Anything but a letter or digit ends the word, except for a combining mark
-                    // that lower-casing may add.
-                    is_open = is_open && is_combining_mark(c);
-                    continue;
-                }
-                if !is_open {
-                    located.push((String::new(), [index, index]));
-                    is_open = true;
-                }
-                if let Some((word, [_, end])) = located.last_mut() {
-                    word.push(c);
-                    *end = index + 1;
-                }
-            }
+/// Where the terms occur, in order and without overlaps, in bytes. `None` if a run does not occur.
+fn locate_terms(text: &str, terms: &[SearchTerm]) -> Option<Vec<Range<usize>>> {
+    let mut found = Vec::new();
+    let mut has_run = vec![false; terms.len()];
+    for_each_segment(text, |segment| {
+        for (term, has_run) in terms.iter().zip(&mut has_run) {
+            let before = found.len();
+            term.locate_in(&segment, &mut found);
+            *has_run |= found.len() > before;
+        }
+    });
+    let is_missing =
+        |(term, has_run): (&SearchTerm, &bool)| term.unproven_run().is_some() && !has_run;
+    if terms.iter().zip(&has_run).any(is_missing) {
+        return None;
+    }
+    found.sort_unstable_by_key(|range| (range.start, range.end));
+    let mut merged: Vec<Range<usize>> = Vec::new();
+    for range in found {
+        match merged.last_mut() {
+            Some(last) if range.start < last.end => last.end = last.end.max(range.end),
+            _ => merged.push(range),
         }
     }
-    located
+    Some(merged)
+}
+
+/// Positions in characters for positions in bytes, which are in order.
+fn to_char_positions(text: &str, ranges: &[Range<usize>]) -> Vec<[usize; 2]> {
+    let mut at_byte = 0;
+    let mut at_char = 0;
+    let mut position = |byte: usize| {
+        at_char += text[at_byte..byte].chars().count();
+        at_byte = byte;
+        at_char
+    };
+    ranges.iter().map(|range| [position(range.start), position(range.end)]).collect()
 }
 
 #[cfg(test)]
@@ -193,20 +271,42 @@ mod tests {
 
     fn highlight(text: &str, question: &str) -> (String, Vec<String>) {
         let SearchSnippet { text, highlights } =
-            build_snippet(text, &parse_terms(question).unwrap());
+            build_snippet(text, &parse_terms(question).unwrap()).unwrap();
         let piece = |[from, to]: &[usize; 2]| text.chars().skip(*from).take(to - from).collect();
         let pieces = highlights.iter().map(piece).collect();
         (text, pieces)
     }
 
+    /// The lookups of a query, with a star for prefixes.
+    fn lookups(terms: &[SearchTerm]) -> String {
+        let star = |lookup: &WordLookup| if lookup.is_prefix { "*" } else { "" };
+        let lookups = terms.iter().flat_map(|term| &term.lookups);
+        lookups.map(|lookup| format!("{}{} ", lookup.word, star(lookup))).collect()
+    }
+
     #[test]
-    fn three_letter_terms_match_by_prefix() {
-        let term = |word: &str, is_prefix| SearchTerm { word: word.to_owned(), is_prefix };
-        assert_eq!(
-            parse_terms("Crème à 42").unwrap(),
-            [term("creme", true), term("a", false), term("42", false)]
-        );
+    fn three_letter_words_match_by_prefix() {
+        assert_eq!(lookups(&parse_terms("Crème à 42").unwrap()), "creme* a 42 ");
+        assert_eq!(lookups(&parse_title_terms("Crème à 🎉")), "creme* a* 🎉 ");
         assert!(parse_terms(" -- ").is_err());
+    }
+
+    #[test]
+    fn runs_are_looked_up_by_pairs() {
+        assert_eq!(lookups(&parse_terms("東京都 駅").unwrap()), "東京 京都* 駅* ");
+        assert_eq!(extract_index_words("東京都"), ["京都", "東京", "都"]);
+        let long = "一二三四五六七八九十".repeat(9);
+        assert_eq!(parse_terms(&long).unwrap()[0].lookups.len(), MAX_RUN_LOOKUPS);
+    }
+
+    #[test]
+    fn snippet_requires_adjacent_characters() {
+        let terms = parse_terms("東京都").unwrap();
+        assert_eq!(build_snippet("東京と京都", &terms), None);
+        let (_, found) = highlight("昨日、東京都庁。東京と京都と東京都", "東京都");
+        assert_eq!(found, ["東京都", "東京都"]);
+        let (_, found) = highlight("黒猫と猫、ＮＥＫＯ", "猫 neko");
+        assert_eq!(found, ["猫", "猫", "ＮＥＫＯ"]);
     }
 
     #[test]
@@ -230,9 +330,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn snippet_words_match_indexed_words(text in ".{0,60}") {
-            let located: Vec<_> = locate_words(&text).into_iter().map(|(word, _)| word).collect();
-            prop_assert_eq!(located, fold_words(&text));
+        fn text_is_found_by_each_of_its_words(text in "([a-zé ]|[東京タ。]|[กขน้ำ]|[🎉ß]|.){0,40}") {
+            let words = extract_index_words(&text);
+            let terms = split_into_terms(&text, 1);
+            for lookup in terms.iter().flat_map(|term| &term.lookups) {
+                let is_match = |word: &String| match lookup.is_prefix {
+                    true => word.starts_with(&lookup.word),
+                    false => *word == lookup.word,
+                };
+                prop_assert!(words.iter().any(is_match), "{} of {:?}", lookup.word, words);
+            }
+            let snippet = build_snippet(&text, &terms);
+            prop_assert!(snippet.is_some_and(|snippet| terms.is_empty() || !snippet.highlights.is_empty()));
         }
     }
 }

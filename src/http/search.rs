@@ -138,7 +138,9 @@ impl ParseParam for SearchCursor {
 ///
 /// Archived sessions and all branches are included. Each word of the query must be a prefix of a
 /// word in the same message or title; a word of fewer than three letters must match a whole word.
-/// Case and accents are ignored. New messages are found within two seconds.
+/// Characters of Chinese, Japanese, Korean, Thai and other scripts of East and Southeast Asia must
+/// occur next to each other, at any place. Case and accents are ignored. New messages are found
+/// within two seconds.
 #[utoipa::path(
     get, path = "/api/search", tag = "messages",
     params(SearchMessagesQuery),

@@ -13,8 +13,8 @@ use crate::domain::page::{
     MAX_PAGE_SIZE, PagePosition, Pagination, SessionCursor, SessionQuery, SortOrder,
 };
 use crate::domain::principal::AccessLevel;
+use crate::domain::search::parse_title_terms;
 use crate::domain::session::{JsonObject, MAX_PARTICIPANTS, SessionSettings, SessionStatus};
-use crate::domain::text::fold_words;
 use crate::domain::title::SessionTitle;
 use crate::domain::{FieldError, ProjectId, Session, SessionId, Timestamp, UserId};
 use crate::error::{Error, Result};
@@ -26,9 +26,6 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
-
-/// Further words of a search are ignored.
-const MAX_SEARCH_WORDS: usize = 16;
 
 pub(super) type SessionWithEtag = (EtagHeader, Json<Envelope<Session>>);
 
@@ -146,7 +143,8 @@ pub(super) struct ListSessionsQuery {
     limit: Option<u32>,
     /// The nextCursor of the previous page, instead of page
     cursor: Option<String>,
-    /// Words of the title, each matched as a prefix; case and accents are ignored
+    /// Words of the title, each matched as a prefix, or characters within it in scripts without
+    /// spaces; case and accents are ignored
     search: Option<String>,
     /// Only sessions of this project
     #[serde(deserialize_with = "parse_param")]
@@ -199,8 +197,7 @@ impl ListSessionsQuery {
             position: self.position()?,
             limit: self.limit.unwrap_or(20),
             sort: self.sort,
-            search: search
-                .map(|search| fold_words(search).into_iter().take(MAX_SEARCH_WORDS).collect()),
+            search: search.map(parse_title_terms),
             project_id: self.project_id,
             status: self.status,
             archived: match self.archived {

@@ -2,6 +2,9 @@
 //!
 //! Indexing runs in the background: messages are stored without index terms, and each session
 //! records durably up to which message it is indexed. Titles are indexed at once.
+//!
+//! Each session also records the version of its words. A new version of the tokenizer rebuilds the
+//! index session by session; until then, a session is found by its old words.
 
 use crate::domain::search::{SearchMatch, SearchQuery};
 use crate::domain::{MessageId, Principal, Role, Session, SessionId, Timestamp};
@@ -12,7 +15,7 @@ use async_trait::async_trait;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexBacklog {
     pub session_id: SessionId,
-    /// Seq of the last indexed message.
+    /// Seq of the last message with current words; 0 if an older version made the session's words.
     pub indexed_seq: u32,
 }
 
@@ -44,8 +47,12 @@ pub trait SearchStore: Send + Sync {
     /// Lists some of the sessions that have messages to index.
     async fn list_index_backlog(&self) -> Result<Vec<IndexBacklog>>;
 
-    /// Adds index terms. Leaves out sessions that are gone or that another instance has
-    /// indexed meanwhile.
+    /// Lists some of the sessions whose words, or those of the title, an older version made. Empty
+    /// if there are none, and while another instance is working on them.
+    async fn list_outdated_index(&self) -> Result<Vec<IndexBacklog>>;
+
+    /// Adds index terms, or replaces those of an older version together with those of the title.
+    /// Leaves out sessions that are gone or that another instance has indexed meanwhile.
     async fn index_words(&self, words: Vec<SessionWords>) -> Result<()>;
 
     /// Performs one small step of merging the index, after which deleted words no longer occupy

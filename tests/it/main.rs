@@ -84,3 +84,4 @@ mod v1_known_items;
 mod v1_responses;
 mod v1_responses_stream;
 mod v1_tools;
+mod word_search;

@@ -248,8 +248,8 @@ async fn deleted_session_leaves_the_index_at_once() {
     let (at, id) = (Timestamp::from_millis(0), SessionId::new_unchecked("s"));
     let new = NewSession { id: Some(id.clone()), ..NewSession::default() };
     chat.create_session(&ada, new, at).await.unwrap();
-    for _ in 0..40 {
-        let content = "My sister keeps seven hens.".to_owned();
+    for number in 0..40 {
+        let content = format!("My sister keeps seven hens, and {number} geese.");
         let message = echoic::store::NewMessage {
             id: MessageId::generate(),
             client_message_id: None,
@@ -285,4 +285,33 @@ async fn deleted_session_leaves_the_index_at_once() {
     assert!(sessions == 1 && bytes > 20 * 27, "{bytes}");
     chat.delete_session(&ada, &id).await.unwrap();
     assert_eq!(memory.cache_stats(), (0, 0));
+}
+
+#[tokio::test]
+async fn repeated_passages_are_recalled_once_with_newest_date() {
+    let server = Server::with(&["--memory-strategy=recall", "--memory-tokens=800"]).await;
+    let mut messages = Vec::new();
+    for round in 0..3 {
+        let (question, answer) = (format!("q{round}"), format!("a{round}"));
+        messages.push(message(&question, 1 + round, "user", "Which number has my passport?"));
+        messages.push(message(&answer, 1 + round, "assistant", "It is AB12345."));
+        messages.push(message(
+            &format!("r{round}"),
+            1 + round,
+            "user",
+            "My passport is burgundy, I think",
+        ));
+    }
+    messages.extend((0..60).map(small_talk));
+    import(&server, "repeats", messages).await;
+
+    let pieces = preview(&server, "repeats", &[("message", "What is my passport number?")]).await;
+
+    let recalled = texts(&pieces, "recalled").concat();
+    for once in ["Which number has my passport?", "AB12345", "burgundy"] {
+        assert_eq!(recalled.matches(once).count(), 1, "{once}: {recalled}");
+    }
+    assert!(recalled.contains("3 March 2025") || recalled.contains("2025-03-03"), "{recalled}");
+    let ids = ids(&pieces, "recalled");
+    assert!(["q2", "a2", "r2"].iter().all(|id| ids.contains(&(*id).to_owned())), "{ids:?}");
 }

@@ -257,7 +257,7 @@ async fn found_messages(core: &ChatCore, user: &str, question: &str) -> Vec<Stri
     findings.into_iter().map(|finding| finding.snippet.text).collect()
 }
 
-async fn say(core: &ChatCore, user: &str, session: &SessionId, text: &str) {
+pub async fn say(core: &ChatCore, user: &str, session: &SessionId, text: &str) {
     let message = NewMessage {
         id: MessageId::generate(),
         client_message_id: None,

@@ -2,7 +2,10 @@
 //! Messages are added and removed at the end only.
 
 use super::passages::split_passages;
-use super::tokenizer::TermTokenizer;
+use super::sketch::PassageSketch;
+use super::tokenizer::{TermTokenizer, for_each_word};
+use crate::domain::tokenizer::IndexWord;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -36,7 +39,8 @@ pub struct IndexedPassage {
     pub(super) speaker: u16,
     /// Block of neighboring passages that it belongs to; blocks are numbered from 0.
     pub(super) block: u32,
-    at_millis: i64,
+    pub(super) at_millis: i64,
+    pub(super) sketch: PassageSketch,
     pub(super) is_question: bool,
     /// Whether it contains a word that places something in time.
     pub(super) mentions_time: bool,
@@ -58,6 +62,8 @@ pub struct PassageIndex {
     first_passages: Vec<u32>,
     term_ids: HashMap<Box<str>, u32>,
     pub(super) postings: Vec<Vec<TermPosting>>,
+    /// For each character of a script without spaces, the terms that contain it.
+    terms_by_character: HashMap<Box<str>, Vec<u32>>,
     /// Number of terms of all passages, for the mean length in BM25.
     pub(super) total_terms: u64,
     last_at_millis: i64,
@@ -78,7 +84,12 @@ impl PassageIndex {
             let text = &message.text[range.clone()];
             let block = self.assign_block(message.at_millis);
             let passage = self.passages.len() as u32;
-            let term_count = self.add_postings(passage, [message.day, message.speaker, text]);
+            let (term_count, sketch) =
+                self.add_postings(passage, [message.day, message.speaker], text);
+            let sketch = match self.passages.last() {
+                Some(previous) if previous.is_question => sketch.after_question(&previous.sketch),
+                _ => sketch,
+            };
             self.passages.push(IndexedPassage {
                 message_index,
                 byte_range: range.start as u32..range.end as u32,
@@ -86,8 +97,9 @@ impl PassageIndex {
                 speaker,
                 block,
                 at_millis: message.at_millis,
+                sketch,
                 is_question: ends_with_question(text),
-                mentions_time: self.mentions_time(text),
+                mentions_time: Self::mentions_time(text),
             });
             self.total_terms += u64::from(term_count);
             self.last_at_millis = message.at_millis;
@@ -140,8 +152,11 @@ impl PassageIndex {
             self.postings.iter().map(|list| 24 + list.capacity() * size_of::<TermPosting>()).sum();
         // Text and id of a term, and its slot in the hash table.
         let term_ids = self.term_ids.len() * 40;
+        let characters: usize =
+            self.terms_by_character.values().map(|terms| 64 + terms.capacity() * 4).sum();
         postings
             + term_ids
+            + characters
             + self.passages.capacity() * size_of::<IndexedPassage>()
             + self.first_passages.len() * 4
     }
@@ -151,24 +166,60 @@ impl PassageIndex {
         &self.tokenizer
     }
 
-    /// Occurrences of a term, in the order of passages; empty for an unknown term.
-    pub(super) fn postings(&self, term: &str) -> &[TermPosting] {
-        self.term_ids.get(term).map_or(&[], |number| &self.postings[*number as usize])
+    /// Occurrences of a question's term, in the order of passages; empty for an unknown term.
+    pub(super) fn find_postings(&self, term: &str, word: IndexWord<'_>) -> Cow<'_, [TermPosting]> {
+        match word {
+            IndexWord::Single(character) => Cow::Owned(self.character_postings(character)),
+            _ => {
+                let id = self.term_ids.get(term);
+                Cow::Borrowed(id.map_or(&[], |id| &self.postings[*id as usize]))
+            }
+        }
     }
 
-    /// Adds the terms of a passage that is about to be pushed. Returns their number.
-    fn add_postings(&mut self, passage: u32, texts: [&str; 3]) -> u16 {
-        let Self { tokenizer, term_ids, postings, .. } = self;
+    /// Occurrences of a character in runs. Within a run it is in two pairs, so it counts half.
+    fn character_postings(&self, character: &str) -> Vec<TermPosting> {
+        let terms = self.terms_by_character.get(character).map_or(&[][..], Vec::as_slice);
+        let mut all: Vec<TermPosting> =
+            terms.iter().flat_map(|id| &self.postings[*id as usize]).copied().collect();
+        all.sort_unstable_by_key(|posting| posting.passage);
+        all.dedup_by(|later, first| {
+            let is_same = later.passage == first.passage;
+            if is_same {
+                first.occurrences = first.occurrences.saturating_add(later.occurrences);
+            }
+            is_same
+        });
+        for posting in &mut all {
+            posting.occurrences = posting.occurrences.div_ceil(2);
+        }
+        all
+    }
+
+    /// Adds the terms of a passage that is about to be pushed: of its day and speaker, and of its
+    /// text. Returns their number, and the sketch of the text.
+    fn add_postings(&mut self, passage: u32, names: [&str; 2], text: &str) -> (u16, PassageSketch) {
+        let Self { tokenizer, term_ids, postings, terms_by_character, .. } = self;
         let mut terms: u16 = 0;
-        for text in texts {
-            tokenizer.for_each_term(text, |term| {
+        let mut sketch = PassageSketch::default();
+        let names = names.map(|name| (name, false));
+        for (text, is_message) in names.into_iter().chain([(text, true)]) {
+            tokenizer.for_each_term(text, |term, word| {
                 terms = terms.saturating_add(1);
+                if is_message {
+                    sketch.add_term(term);
+                }
                 let id = match term_ids.get(term) {
                     Some(id) => *id as usize,
                     None => {
-                        term_ids.insert(term.into(), postings.len() as u32);
+                        let id = postings.len() as u32;
+                        term_ids.insert(term.into(), id);
                         postings.push(Vec::new());
-                        postings.len() - 1
+                        for character in run_characters(word) {
+                            let terms = terms_by_character.entry(character.into()).or_default();
+                            terms.push(id);
+                        }
+                        id as usize
                     }
                 };
                 match postings[id].last_mut() {
@@ -179,7 +230,7 @@ impl PassageIndex {
                 }
             });
         }
-        terms
+        (terms, sketch)
     }
 
     /// The block of the next passage: that of the last passage, unless a pause came before or the
@@ -206,7 +257,7 @@ impl PassageIndex {
             return *id;
         }
         let mut words: Vec<Box<str>> = Vec::new();
-        self.tokenizer.for_each_word(name, |word| words.push(word.into()));
+        for_each_word(name, |word| words.push(word.as_str().into()));
         let id = u16::try_from(self.speaker_names.len()).unwrap_or(u16::MAX);
         if id < u16::MAX {
             self.speaker_names.push(words);
@@ -221,11 +272,22 @@ impl PassageIndex {
         &self.speaker_names
     }
 
-    fn mentions_time(&self, text: &str) -> bool {
+    fn mentions_time(text: &str) -> bool {
         let mut found = false;
-        self.tokenizer.for_each_word(text, |word| found |= super::time_cues::is_time_word(word));
+        for_each_word(text, |word| found |= super::time_cues::is_time_word(word.as_str()));
         found
     }
+}
+
+/// The characters of a word that is part of a run, each once.
+fn run_characters(word: IndexWord<'_>) -> impl Iterator<Item = &str> {
+    let (first, last) = match word {
+        IndexWord::Pair(pair, first_len) => pair.split_at(first_len),
+        IndexWord::Single(character) => (character, character),
+        _ => ("", ""),
+    };
+    let second = Some(last).filter(|last| *last != first);
+    [first].into_iter().filter(|first| !first.is_empty()).chain(second)
 }
 
 /// Latin, fullwidth, Arabic and Greek question marks.

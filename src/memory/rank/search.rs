@@ -18,6 +18,8 @@
 use super::index::{PassageIndex, TermPosting};
 use super::stopwords::is_stopword;
 use super::time_cues::is_when_question;
+use super::tokenizer::for_each_word;
+use std::borrow::Cow;
 
 /// BM25 parameters: saturation of repeated terms, and influence of the passage's length.
 const K1: f32 = 1.2;
@@ -78,7 +80,8 @@ pub fn score_passages(index: &PassageIndex, question: &str) -> Vec<f32> {
 /// For each speaker, whether the question contains a word of their name.
 fn find_named_speakers(index: &PassageIndex, question: &str) -> Vec<bool> {
     let mut named = vec![false; index.speaker_names().len()];
-    index.tokenizer().for_each_word(question, |word| {
+    for_each_word(question, |word| {
+        let word = word.as_str();
         for (named, names) in named.iter_mut().zip(index.speaker_names()) {
             *named |= !is_stopword(word) && names.iter().any(|name| **name == *word);
         }
@@ -102,37 +105,30 @@ fn add_substance_scores(index: &PassageIndex, named: &[bool], scores: &mut [f32]
 
 /// Postings of the question's terms. Ignores stopwords and very common terms, unless nothing else
 /// is left.
-fn find_terms<'a>(index: &'a PassageIndex, question: &str) -> Vec<&'a [TermPosting]> {
+fn find_terms<'a>(index: &'a PassageIndex, question: &str) -> Vec<Cow<'a, [TermPosting]>> {
     let mut found = Vec::new();
     let mut seen = Vec::new();
-    index.tokenizer().for_each_word(question, |word| {
-        let is_stop = is_stopword(word);
-        index.tokenizer().for_each_term(word, |term| {
-            if seen.iter().any(|known| known == term) {
-                return;
-            }
-            seen.push(term.to_owned());
-            let postings = index.postings(term);
-            if !postings.is_empty() {
-                found.push((is_stop, postings));
-            }
-        });
+    index.tokenizer().for_each_term(question, |term, word| {
+        if seen.iter().any(|known| known == term) {
+            return;
+        }
+        seen.push(term.to_owned());
+        let postings = index.find_postings(term, word);
+        if !postings.is_empty() {
+            found.push((is_stopword(word.as_str()), postings));
+        }
     });
     // In a short path any term is in a large share of the passages; up to two are never too common.
     let max_passages = (index.passages().len() as f32 * COMMON_TERM_SHARE).max(2.0);
     let is_common = |postings: &[TermPosting]| postings.len() as f32 > max_passages;
     let is_significant =
-        |(is_stop, postings): &&(bool, &[TermPosting])| !is_stop && !is_common(postings);
-    let mut terms: Vec<_> =
-        found.iter().filter(is_significant).map(|(_, postings)| *postings).collect();
-    if terms.is_empty() {
-        terms =
-            found.iter().filter(|(is_stop, _)| !is_stop).map(|(_, postings)| *postings).collect();
+        |(is_stop, postings): &(bool, Cow<'_, [TermPosting]>)| !is_stop && !is_common(postings);
+    if found.iter().any(is_significant) {
+        found.retain(is_significant);
+    } else if found.iter().any(|(is_stop, _)| !is_stop) {
+        found.retain(|(is_stop, _)| !is_stop);
     }
-    if terms.is_empty() {
-        terms = found.into_iter().map(|(_, postings)| postings).collect();
-    }
-    terms
+    found.into_iter().map(|(_, postings)| postings).collect()
 }
 
 /// Inverse document frequency of a term that is in `with_term` of `count` documents.
@@ -146,13 +142,13 @@ fn bm25(idf: f32, times: f32, length: f32, mean: f32) -> f32 {
 }
 
 /// BM25 score of each passage.
-fn score_by_terms(index: &PassageIndex, terms: &[&[TermPosting]]) -> Vec<f32> {
+fn score_by_terms(index: &PassageIndex, terms: &[Cow<'_, [TermPosting]>]) -> Vec<f32> {
     let count = index.passages.len() as f32;
     let mean = index.total_terms as f32 / count;
     let mut scores = vec![0.0; index.passages.len()];
     for postings in terms {
         let idf = idf(count, postings.len() as f32);
-        for posting in *postings {
+        for posting in postings.iter() {
             let at = posting.passage as usize;
             let length = f32::from(index.passages[at].term_count);
             scores[at] += bm25(idf, f32::from(posting.occurrences), length, mean);
@@ -177,7 +173,7 @@ fn spread_to_neighbors(index: &PassageIndex, own: &[f32]) -> Vec<f32> {
 }
 
 /// Raises the passages of blocks that match the question as a whole.
-fn add_block_scores(index: &PassageIndex, terms: &[&[TermPosting]], scores: &mut [f32]) {
+fn add_block_scores(index: &PassageIndex, terms: &[Cow<'_, [TermPosting]>], scores: &mut [f32]) {
     let Some(last) = index.passages.last() else { return };
     let count = last.block as usize + 1;
     let mut lengths = vec![0.0_f32; count];
@@ -188,7 +184,7 @@ fn add_block_scores(index: &PassageIndex, terms: &[&[TermPosting]], scores: &mut
     let mut blocks = vec![0.0_f32; count];
     for postings in terms {
         let mut times = vec![0.0_f32; count];
-        for posting in *postings {
+        for posting in postings.iter() {
             times[index.passages[posting.passage as usize].block as usize] +=
                 f32::from(posting.occurrences);
         }

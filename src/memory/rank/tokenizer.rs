@@ -1,17 +1,13 @@
-//! Splits texts into search terms: words in lower case, without accents, reduced to their stems;
-//! pairs of characters in scripts that write no spaces between words; emoji.
+//! Makes search terms of the words of a text: words are reduced to their stems, pairs of characters
+//! and emoji stay as they are.
 //!
 //! Stemming is Snowball's (<https://snowballstem.org/algorithms/>), with the algorithm chosen by
 //! the script of a word. Messages and questions are split by the same rules, so even a stemmer of
 //! the wrong language finds a word in the same form.
 
+use crate::domain::tokenizer::{IndexWord, for_each_segment};
 use rust_stemmers::{Algorithm, Stemmer};
 use std::borrow::Cow;
-use unicode_normalization::UnicodeNormalization;
-use unicode_normalization::char::is_combining_mark;
-
-/// Longer words are truncated; the beginning identifies them well enough.
-const MAX_WORD_BYTES: usize = 64;
 
 pub(super) struct TermTokenizer {
     english: Stemmer,
@@ -31,71 +27,18 @@ impl Default for TermTokenizer {
     }
 }
 
-/// Role of a character in splitting a text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum CharClass {
-    /// Part of a word of letters and digits.
-    Letter,
-    /// Part of a run without spaces, which is split into pairs.
-    Unspaced,
-    /// A term by itself.
-    Symbol,
-    Separator,
-}
-
-fn classify_char(c: char) -> CharClass {
-    match u32::from(c) {
-        0..0x80 if c.is_ascii_alphanumeric() => CharClass::Letter,
-        0..0x80 => CharClass::Separator,
-        // Thai, Lao, Myanmar, Khmer; kana, Han and its extensions.
-        0x0e00..=0x0eff | 0x1000..=0x109f | 0x1780..=0x17ff => CharClass::Unspaced,
-        0x3040..=0x30ff | 0x31f0..=0x31ff | 0x3400..=0x4dbf | 0x4e00..=0x9fff => {
-            CharClass::Unspaced
-        }
-        0xf900..=0xfaff | 0xff66..=0xff9f | 0x20000..=0x3ffff => CharClass::Unspaced,
-        // Pictographs, without the skin tone modifiers. Regional indicators, the halves of flags,
-        // count as symbols.
-        0x1f3fb..=0x1f3ff => CharClass::Separator,
-        0x2600..=0x27bf | 0x1f000..=0x1faff => CharClass::Symbol,
-        _ if c.is_alphanumeric() || is_combining_mark(c) => CharClass::Letter,
-        _ => CharClass::Separator,
-    }
-}
-
 impl TermTokenizer {
-    /// Calls `emit` with each term of the text, in order.
-    pub(super) fn for_each_term(&self, text: &str, mut emit: impl FnMut(&str)) {
-        self.for_each_word(text, |word| {
-            let stem = self.stem_word(word);
+    /// Calls `emit` with each term of the text, in order, and the word that it was made of.
+    pub(super) fn for_each_term(&self, text: &str, mut emit: impl FnMut(&str, IndexWord<'_>)) {
+        for_each_word(text, |word| {
+            let stem = match word {
+                IndexWord::Word(word) => self.stem_word(word),
+                _ => Cow::Borrowed(word.as_str()),
+            };
             if !stem.is_empty() {
-                emit(&stem);
+                emit(&stem, word);
             }
         });
-    }
-
-    /// Calls `emit` with each word of the text, in order and before stemming.
-    pub(super) fn for_each_word(&self, text: &str, mut emit: impl FnMut(&str)) {
-        // Most texts are ASCII, where folding is only lower case.
-        let folded = match text.is_ascii() {
-            true => text.to_ascii_lowercase(),
-            false => fold_text(text),
-        };
-        let mut rest = &*folded;
-        while let Some(first) = rest.chars().next() {
-            let class = classify_char(first);
-            let end = match class {
-                CharClass::Symbol => first.len_utf8(),
-                _ => rest.find(|c| classify_char(c) != class).unwrap_or(rest.len()),
-            };
-            let (run, others) = rest.split_at(end);
-            rest = others;
-            match class {
-                CharClass::Separator => {}
-                CharClass::Letter => emit(truncate_bytes(run, MAX_WORD_BYTES)),
-                CharClass::Symbol => emit(run),
-                CharClass::Unspaced => for_each_pair(run, &mut emit),
-            }
-        }
     }
 
     /// Chooses the stemmer by the first letter: Latin, Greek, Cyrillic or Arabic. Words of other
@@ -118,30 +61,16 @@ impl TermTokenizer {
     }
 }
 
-/// Lower case without accents.
-fn fold_text(text: &str) -> String {
-    text.nfkd().filter(|c| !is_combining_mark(*c)).flat_map(char::to_lowercase).collect()
-}
-
-/// Calls `emit` with each pair of adjacent characters, or with a single character.
-fn for_each_pair(run: &str, emit: &mut impl FnMut(&str)) {
-    let ends: Vec<usize> =
-        run.char_indices().map(|(at, _)| at).chain(std::iter::once(run.len())).collect();
-    if let [_, only] = ends[..] {
-        return emit(&run[..only]);
-    }
-    for pair in ends.windows(3) {
-        emit(&run[pair[0]..pair[2]]);
-    }
-}
-
-/// The longest prefix of at most `max_bytes` bytes that ends between characters.
-fn truncate_bytes(word: &str, max_bytes: usize) -> &str {
-    if word.len() <= max_bytes {
-        return word;
-    }
-    let end = word.char_indices().map(|(at, _)| at).take_while(|at| *at <= max_bytes).last();
-    &word[..end.unwrap_or(0)]
+/// Calls `emit` with each word of the text, in order and before stemming. Ends of runs are not
+/// among them: a single character is found by the pairs that contain it.
+pub(super) fn for_each_word(text: &str, mut emit: impl FnMut(IndexWord<'_>)) {
+    for_each_segment(text, |segment| {
+        segment.for_each_index_word(|word| {
+            if !matches!(word, IndexWord::RunEnd(_)) {
+                emit(word);
+            }
+        });
+    });
 }
 
 /// The stem of an irregular English form, which the stemmer does not reduce to its base.
@@ -286,7 +215,7 @@ mod tests {
 
     fn collect_terms(text: &str) -> Vec<String> {
         let mut found = Vec::new();
-        TermTokenizer::default().for_each_term(text, |term| found.push(term.to_owned()));
+        TermTokenizer::default().for_each_term(text, |term, _| found.push(term.to_owned()));
         found
     }
 

@@ -12,7 +12,7 @@ mod semantic;
 
 pub(super) use render::RecalledMessage;
 
-use super::rank::{QuantizedVector, blend_scores, score_passages};
+use super::rank::{QuantizedVector, blend_scores, merge_repeats, score_passages};
 use crate::domain::model::TokenVocabulary;
 use crate::domain::text::truncate_chars;
 use crate::domain::{MessageId, Session, SessionId, Timestamp};
@@ -193,7 +193,7 @@ impl RecallEngine {
     }
 }
 
-/// Passages that end before `window_start` and have a score, best first.
+/// Passages that end before `window_start` and have a score, best first, without repetitions.
 fn rank_passages(
     path: &PathIndex,
     text: &str,
@@ -210,5 +210,6 @@ fn rank_passages(
         .collect();
     // Ties go to the older passage, so the order is the same on every instance.
     ranked.sort_by(|(a, a_score), (b, b_score)| b_score.total_cmp(a_score).then(a.cmp(b)));
-    ranked
+    let window = path.index.message_passages(messages).start..path.index.passages().len();
+    merge_repeats(&path.index, &ranked, window, |passage| path.passage_text(passage))
 }

@@ -11,6 +11,7 @@ use mongodb::options::{ClientOptions, ReadConcern, ReadPreference, SelectionCrit
 use mongodb::{Client, Database};
 use std::time::Duration;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 /// Database name if the connection string has none.
 const DEFAULT_DATABASE: &str = "echoic";
@@ -73,6 +74,7 @@ impl MongoStore {
             suspected_orphans: Default::default(),
             session_locks: Default::default(),
             causal_timestamp: Default::default(),
+            rebuild_holder: Uuid::now_v7().to_string(),
             cleanup_tasks: Default::default(),
         })
     }

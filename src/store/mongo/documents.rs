@@ -33,7 +33,8 @@ pub(super) struct IdDoc {
 }
 
 /// A session. Apart from these fields the document holds `revision`, `born`, `commits`, `pending`
-/// (see `transaction.rs`) and `kept`, `unkept` (see `search.rs`).
+/// (see `transaction.rs`) and `wordsVersion`, `indexedSeq`,
+/// `unindexed` (see `search.rs`).
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct SessionDoc {

@@ -17,7 +17,8 @@ use super::transaction::{TransactionMode, initial_revision, transact};
 use super::turn_log::to_batch_document;
 use super::{LONG_OPERATION_TIMEOUT, MongoStore};
 use crate::domain::node::format_chat_id;
-use crate::domain::text::fold_words;
+use crate::domain::search::extract_index_words;
+use crate::domain::tokenizer::WORDS_VERSION;
 use crate::domain::{MessageId, Project, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::migration::{
@@ -171,13 +172,14 @@ impl MigrationTarget for MongoStore {
         insert_documents(&self.collections.responses, responses.collect()).await?;
         let queue = queued_turns.iter().map(|turn| turn.id.to_string()).collect();
         let mut document = to_document(&to_session_doc(row, queue)?)?;
-        // Words are not migrated: `unkept` puts the session on the backlog of the search index.
+        // Words are not migrated: `unindexed` puts the session on the backlog of the search index.
         let created_revision = initial_revision();
         document.extend(doc! {
             "born": created_revision,
             "revision": created_revision,
             "commits": [],
-            "unkept": true,
+            "unindexed": true,
+            "wordsVersion": i64::from(WORDS_VERSION),
         });
         insert_documents(&self.collections.sessions, vec![document]).await
     }
@@ -246,7 +248,7 @@ fn to_session_doc(row: &SessionRow, queue: Vec<String>) -> Result<SessionDoc> {
         project_id: session.project_id.as_ref().map(ToString::to_string),
         title: session.title.clone(),
         title_key: fold_title(&session.title),
-        title_words: fold_words(&session.title),
+        title_words: extract_index_words(&session.title),
         title_source: session.title_source.as_str().to_owned(),
         status: session.status.as_str().to_owned(),
         archived: session.archived,

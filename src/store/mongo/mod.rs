@@ -50,6 +50,7 @@ mod relay;
 mod responses;
 mod schema;
 mod search;
+mod search_rebuild;
 mod session_list;
 mod session_locks;
 mod sessions;
@@ -103,6 +104,8 @@ pub struct MongoStore {
     causal_timestamp: Mutex<Option<CausalTimestamp>>,
     /// Work that follows commits in the background.
     cleanup_tasks: TaskTracker,
+    /// Name of this instance as the one that rebuilds the search index.
+    rebuild_holder: String,
 }
 
 /// Typed handles are made from these with `clone_with_type`, one per document type.

@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 /// The version that this build writes.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 /// Age in milliseconds at which a lock counts as left by a crashed instance.
 const LOCK_LEASE_MS: i64 = 60_000;
 /// Lifetime of idempotency records: the promised day, plus an hour for clocks that differ.
@@ -114,6 +114,11 @@ fn session_indexes(collections: &Collections) -> Vec<CollectionIndexes<'_>> {
                 // the polls for them small, however many sessions there are.
                 sparse_index(doc! { "activeTurn.boot": 1 }),
                 sparse_index(doc! { "queue": 1 }),
+                sparse_index(doc! { "unindexed": 1 }),
+                // Sessions whose words are outdated, also by instances of version 0.1.0; see
+                // `search_rebuild.rs`.
+                plain_index(doc! { "wordsVersion": 1 }),
+                sparse_index(doc! { "kept": 1 }),
                 sparse_index(doc! { "unkept": 1 }),
             ],
         ),

@@ -3,27 +3,21 @@
 //! MongoDB's text index matches whole stemmed words only, so it would find other messages than the
 //! other stores do. Here a prefix of a word is a range of the index.
 //!
-//! Words are indexed in the background. A commit that adds messages sets `unkept` in the session's
-//! document, and `kept` is the seq up to which its words are indexed.
+//! Words are indexed in the background. A commit that adds messages sets `unindexed` in the
+//! session's document, and `indexedSeq` is the seq up to which its words are indexed. Sessions with
+//! words of an older version are left to [`super::search_rebuild`].
 
 use super::MongoStore;
 use super::documents::{IdDoc, to_bson_date, to_u32};
-use crate::domain::search::{SearchCursor, SearchMatch, SearchQuery, SearchTerm};
-use crate::domain::{MessageId, Principal, Session, SessionId};
+use crate::domain::search::{SearchCursor, SearchMatch, SearchQuery, SearchTerm, WordLookup};
+use crate::domain::tokenizer::WORDS_VERSION;
+use crate::domain::{MessageId, Principal, Session};
 use crate::error::Result;
 use crate::store::{IndexBacklog, MessageWords, SearchStore, SessionWords};
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use serde::Deserialize;
-
-#[derive(Debug, Deserialize)]
-struct IndexBacklogDoc {
-    #[serde(rename = "_id")]
-    id: String,
-    #[serde(default)]
-    kept: i64,
-}
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -45,14 +39,13 @@ struct TitleHitDoc {
 #[async_trait]
 impl SearchStore for MongoStore {
     async fn list_index_backlog(&self) -> Result<Vec<IndexBacklog>> {
-        let sessions = self.collections.sessions.clone_with_type::<IndexBacklogDoc>();
-        let found = sessions.find(doc! { "unkept": true }).projection(doc! { "kept": 1 }).limit(64);
-        let found: Vec<IndexBacklogDoc> = found.await?.try_collect().await?;
-        let unkept = |session: IndexBacklogDoc| IndexBacklog {
-            session_id: SessionId::new_unchecked(session.id),
-            indexed_seq: to_u32(session.kept),
-        };
-        Ok(found.into_iter().map(unkept).collect())
+        // A newer instance indexes the sessions that it has made its own.
+        let newer = doc! { "$gt": i64::from(WORDS_VERSION) };
+        self.find_backlog(doc! { "unindexed": true, "wordsVersion": { "$not": newer } }).await
+    }
+
+    async fn list_outdated_index(&self) -> Result<Vec<IndexBacklog>> {
+        self.list_outdated_sessions().await
     }
 
     async fn index_words(&self, words: Vec<SessionWords>) -> Result<()> {
@@ -80,7 +73,7 @@ impl SearchStore for MongoStore {
             true => doc! { "owner": user },
             false => doc! { "$or": [ { "owner": user }, { "sessionId": { "$in": guest } } ] },
         }];
-        all.extend(query.terms.iter().map(|term| doc! { "words": term_pattern(term) }));
+        all.extend(term_filters(&query.terms, "words"));
         if let Some(project) = &query.project_id {
             let ids = self
                 .find_session_ids(doc! { "participants": user, "projectId": project.as_str() })
@@ -131,7 +124,7 @@ impl SearchStore for MongoStore {
         query: &SearchQuery,
     ) -> Result<Vec<SearchMatch>> {
         let mut all = vec![doc! { "participants": principal.user.as_str() }];
-        all.extend(query.terms.iter().map(|term| doc! { "titleWords": term_pattern(term) }));
+        all.extend(title_filters(&query.terms));
         if let Some(project) = &query.project_id {
             all.push(doc! { "projectId": project.as_str() });
         }
@@ -204,6 +197,9 @@ impl MongoStore {
                 _ => {}
             }
         }
+        if after == 0 {
+            self.mark_words_current(session).await?;
+        }
         self.record_index_progress(session, last).await
     }
 
@@ -211,19 +207,22 @@ impl MongoStore {
     /// deleted in the meantime.
     async fn record_index_progress(&self, session: &Session, last: u32) -> Result<()> {
         let sessions = &self.collections.sessions;
-        // With the creation time, so that a new session with the same id does not match.
-        let same =
-            doc! { "_id": session.id.as_str(), "createdAt": to_bson_date(session.created_at) };
+        let mut current = same_session(session);
+        current.insert("wordsVersion", i64::from(WORDS_VERSION));
         // The mark is cleared only if no message has been added since the words were read;
-        // otherwise the next round continues from `kept`.
-        let mut complete = same.clone();
+        // otherwise the next round continues from `indexedSeq`.
+        let mut complete = current.clone();
         complete.insert("messages", i64::from(last));
-        let done = doc! { "$set": { "kept": i64::from(last) }, "$unset": { "unkept": "" } };
+        let done =
+            doc! { "$set": { "indexedSeq": i64::from(last) }, "$unset": { "unindexed": "" } };
         if sessions.update_one(complete, done).await?.matched_count == 1 {
             return Ok(());
         }
-        let progress = doc! { "$max": { "kept": i64::from(last) } };
-        if sessions.update_one(same, progress).await?.matched_count == 0 {
+        let progress = doc! { "$max": { "indexedSeq": i64::from(last) } };
+        if sessions.update_one(current, progress).await?.matched_count == 1 {
+            return Ok(());
+        }
+        if sessions.find_one(same_session(session)).await?.is_none() {
             self.collections.words.delete_many(doc! { "sessionId": session.id.as_str() }).await?;
         }
         Ok(())
@@ -237,12 +236,32 @@ impl MongoStore {
     }
 }
 
-/// Folded words consist of letters and digits, so the pattern needs no escaping. MongoDB answers an
-/// anchored pattern (`^…`) from the index.
-fn term_pattern(term: &SearchTerm) -> Bson {
-    match term.is_prefix {
-        true => doc! { "$regex": format!("^{}", term.word) }.into(),
-        false => term.word.as_str().into(),
+/// Matches a session, but not another one that got its id after a deletion.
+pub(super) fn same_session(session: &Session) -> Document {
+    doc! { "_id": session.id.as_str(), "createdAt": to_bson_date(session.created_at) }
+}
+
+/// Matches titles with all terms.
+pub(super) fn title_filters(terms: &[SearchTerm]) -> Vec<Document> {
+    let mut filters = term_filters(terms, "titleWords");
+    // The pairs of a run may also occur in other places of a title.
+    let runs = terms.iter().filter_map(SearchTerm::unproven_run);
+    filters.extend(runs.map(|run| doc! { "titleKey": { "$regex": run } }));
+    filters
+}
+
+/// Matches documents whose list of index words in `field` has all terms.
+fn term_filters(terms: &[SearchTerm], field: &str) -> Vec<Document> {
+    let lookups = terms.iter().flat_map(|term| &term.lookups);
+    lookups.map(|lookup| doc! { field: lookup_pattern(lookup) }).collect()
+}
+
+/// Folded words contain no character with a meaning in patterns, so none is escaped. MongoDB
+/// answers an anchored pattern (`^…`) from the index.
+fn lookup_pattern(lookup: &WordLookup) -> Bson {
+    match lookup.is_prefix {
+        true => doc! { "$regex": format!("^{}", lookup.word) }.into(),
+        false => lookup.word.as_str().into(),
     }
 }
 

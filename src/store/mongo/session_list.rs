@@ -4,6 +4,7 @@
 //! index matches whole stemmed words only and would find less than the other stores do.
 
 use super::documents::SessionDoc;
+use super::search::title_filters;
 use super::transaction::MongoTransaction;
 use crate::domain::UserId;
 use crate::domain::page::{
@@ -74,18 +75,11 @@ fn build_filter(visibility: SessionVisibility<'_>, query: &SessionQuery) -> Docu
     if let Some(status) = &query.status {
         filter.insert("status", status.as_str());
     }
-    if let Some(words) = &query.search {
-        // Folded words consist of letters and digits, so the pattern needs no escaping.
-        let words = words
-            .iter()
-            .map(|word| Bson::from(doc! { "titleWords": { "$regex": format!("^{word}") } }));
-        let words: Vec<Bson> = words.collect();
+    match query.search.as_deref() {
+        None => {}
         // A search for nothing but punctuation finds nothing.
-        if words.is_empty() {
-            filter.insert("_id", doc! { "$in": [] });
-        } else {
-            filter.insert("$and", words);
-        }
+        Some([]) => drop(filter.insert("_id", doc! { "$in": [] })),
+        Some(terms) => drop(filter.insert("$and", title_filters(terms))),
     }
     filter
 }

@@ -9,9 +9,10 @@ use super::transaction::{MongoTransaction, TransactionMode, transact};
 use super::turn_log::with_timeout;
 use crate::domain::page::SessionQuery;
 use crate::domain::principal::AccessLevel;
+use crate::domain::search::extract_index_words;
 use crate::domain::session::SessionStatus;
-use crate::domain::text::fold_words;
 use crate::domain::title::SessionTitle;
+use crate::domain::tokenizer::WORDS_VERSION;
 use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId, UserId};
 use crate::error::Result;
 use crate::store::rules::{self, SessionVisibility};
@@ -154,7 +155,7 @@ impl SessionTransaction for MongoTransaction {
             project_id: new.project_id.as_ref().map(ToString::to_string),
             title: new.title.text.clone(),
             title_key: rules::fold_title(&new.title.text),
-            title_words: fold_words(&new.title.text),
+            title_words: extract_index_words(&new.title.text),
             title_source: new.title.source.as_str().to_owned(),
             status: SessionStatus::ACTIVE.to_owned(),
             archived: false,
@@ -177,7 +178,10 @@ impl SessionTransaction for MongoTransaction {
             active_turn: None,
             queue: Vec::new(),
         };
-        self.stage_session_document(id, to_document(&session)?).await?;
+        let mut document = to_document(&session)?;
+        // The title has current words, and so will the messages.
+        document.insert("wordsVersion", i64::from(WORDS_VERSION));
+        self.stage_session_document(id, document).await?;
         session.into_row()
     }
 
@@ -260,7 +264,7 @@ impl SessionTransaction for MongoTransaction {
             "lastSeen": session.last_seen.map(to_bson_date),
             "updatedAt": to_bson_date(session.updated_at),
             // Put the session on the backlog of the search index, see `search.rs`.
-            "unkept": true,
+            "unindexed": true,
         };
         self.set_fields(set);
         Ok(())
@@ -307,7 +311,7 @@ fn title_fields(title: &SessionTitle) -> Document {
     doc! {
         "title": &title.text,
         "titleKey": rules::fold_title(&title.text),
-        "titleWords": fold_words(&title.text),
+        "titleWords": extract_index_words(&title.text),
         "titleSource": title.source.as_str(),
     }
 }

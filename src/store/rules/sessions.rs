@@ -1,8 +1,8 @@
 //! Sessions: access, creation, updates, titles and deletion.
 
 use crate::domain::principal::{AccessDecision, AccessLevel};
-use crate::domain::text::fold_words;
 use crate::domain::title::{SessionTitle, TitleSource};
+use crate::domain::tokenizer::fold_text;
 use crate::domain::{Principal, Session, SessionId, Timestamp, UserId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::transaction::{SessionRow, StoreTransaction};
@@ -144,7 +144,8 @@ pub(in crate::store) fn activity_time(session: &Session) -> Timestamp {
     session.last_message_at.unwrap_or(session.created_at)
 }
 
-/// Folds a title into the words that lists sort and search by.
+/// Folds a title into the words that lists sort by. A run of a script without spaces is whole in
+/// it, which a search checks after it found the run's pairs in the index.
 pub(in crate::store) fn fold_title(title: &str) -> String {
-    fold_words(title).join(" ")
+    fold_text(title)
 }

@@ -242,7 +242,7 @@ mod tests {
             "key id owner participants project_id title title_words title_source status archived \
              pinned meta user_meta theme settings read_marks version messages kept nodes head_id \
              head_seq head_node last_message last_message_at activity_at last_seen created_at \
-             updated_at",
+             updated_at words_version",
         ),
         ("spent", "purse day tokens cost"),
         (

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const APPLICATION_ID: i32 = 0x4563_686F;
 
 /// Migration scripts; the n-th one leads to version n.
-const MIGRATIONS: &[&str] = &[include_str!("schema/v1.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema/v1.sql"), include_str!("schema/v2.sql")];
 
 /// Brings the file of an open connection to the current version. Returns a note for the operator if
 /// that upgraded existing data.

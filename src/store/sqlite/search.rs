@@ -6,9 +6,13 @@
 use super::SqliteStore;
 use super::filter::SqlFilter;
 use super::rows::{SEQ_BITS, SEQ_MASK, message_key, seq_from_key};
-use crate::domain::search::{SearchCursor, SearchMatch, SearchQuery, SearchTerm};
+use crate::domain::search::{
+    SearchCursor, SearchMatch, SearchQuery, SearchTerm, WordLookup, extract_index_words,
+};
+use crate::domain::tokenizer::WORDS_VERSION;
 use crate::domain::{MessageId, Principal, Session, SessionId};
 use crate::error::{Error, Result};
+use crate::store::rules::fold_title;
 use crate::store::{IndexBacklog, MessageWords, SearchStore, SessionWords};
 use async_trait::async_trait;
 use rusqlite::types::Value;
@@ -21,16 +25,11 @@ const MERGE_PAGES: i64 = 64;
 #[async_trait]
 impl SearchStore for SqliteStore {
     async fn list_index_backlog(&self) -> Result<Vec<IndexBacklog>> {
-        self.run_read(|db| {
-            let sql = "SELECT id, kept FROM sessions WHERE messages > kept LIMIT 64";
-            let mut statement = db.prepare_cached(sql)?;
-            let backlog = statement.query_map([], |row| {
-                let session_id = SessionId::new_unchecked(row.get::<_, String>(0)?);
-                Ok(IndexBacklog { session_id, indexed_seq: row.get(1)? })
-            })?;
-            backlog.collect::<Result<_, _>>().map_err(Error::from)
-        })
-        .await
+        self.run_read(|db| list_backlog(db, "messages > kept LIMIT 64")).await
+    }
+
+    async fn list_outdated_index(&self) -> Result<Vec<IndexBacklog>> {
+        self.run_read(|db| list_backlog(db, "words_version < ?1 LIMIT 64")).await
     }
 
     async fn index_words(&self, words: Vec<SessionWords>) -> Result<()> {
@@ -71,6 +70,20 @@ impl SearchStore for SqliteStore {
     }
 }
 
+/// Seq of the last message with words of the version `?1`.
+const INDEXED_SEQ: &str = "CASE WHEN words_version < ?1 THEN 0 ELSE kept END";
+
+/// The sessions that meet a condition, in which `?1` is the current version of words.
+fn list_backlog(db: &Transaction<'_>, condition: &str) -> Result<Vec<IndexBacklog>> {
+    let sql = format!("SELECT id, {INDEXED_SEQ} FROM sessions WHERE {condition}");
+    let mut statement = db.prepare_cached(&sql)?;
+    let backlog = statement.query_map([WORDS_VERSION], |row| {
+        let session_id = SessionId::new_unchecked(row.get::<_, String>(0)?);
+        Ok(IndexBacklog { session_id, indexed_seq: row.get(1)? })
+    })?;
+    backlog.collect::<Result<_, _>>().map_err(Error::from)
+}
+
 /// Index rows of consecutive messages, with their words joined before the writer thread gets them.
 struct IndexRows {
     session: Session,
@@ -94,27 +107,48 @@ impl IndexRows {
         let Self { session, after_seq: after, messages } = self;
         // Nothing is written if another writer has indexed the session meanwhile, or if it was
         // deleted and another one has its id.
-        let sql = "SELECT key FROM sessions WHERE id = ?1 AND created_at = ?2 AND kept = ?3";
-        let expected = params![session.id.as_str(), session.created_at.as_millis(), after];
-        let key: Option<i64> =
-            db.prepare_cached(sql)?.query_row(expected, |row| row.get(0)).optional()?;
-        let Some(session) = key else { return Ok(()) };
+        let sql = format!(
+            "SELECT key, title, words_version < ?1 FROM sessions \
+             WHERE id = ?2 AND created_at = ?3 AND {INDEXED_SEQ} = ?4"
+        );
+        let expected =
+            params![WORDS_VERSION, session.id.as_str(), session.created_at.as_millis(), after];
+        let found = db
+            .prepare_cached(&sql)?
+            .query_row(expected, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .optional()?;
+        let Some((session, title, is_outdated)): Option<(i64, String, bool)> = found else {
+            return Ok(());
+        };
+        if is_outdated {
+            update_title_words(db, session, &title)?;
+        }
         let mut last = *after;
         for (message, words) in messages {
             let key = message_key(session, message.seq);
-            db.prepare_cached("INSERT INTO message_words (rowid, words) VALUES (?1, ?2)")?
-                .execute(params![key, words])?;
-            db.prepare_cached("INSERT INTO kept_words VALUES (?1, ?2, ?3)")?.execute(params![
-                key,
-                message.created_at.as_millis(),
-                message.role.as_str()
-            ])?;
+            // Replaces the words of an older version.
+            db.prepare_cached(
+                "INSERT OR REPLACE INTO message_words (rowid, words) VALUES (?1, ?2)",
+            )?
+            .execute(params![key, words])?;
+            db.prepare_cached("INSERT OR REPLACE INTO kept_words VALUES (?1, ?2, ?3)")?
+                .execute(params![key, message.created_at.as_millis(), message.role.as_str()])?;
             last = message.seq;
         }
-        db.prepare_cached("UPDATE sessions SET kept = ?2 WHERE key = ?1")?
-            .execute((session, last))?;
+        // From here on, the rest of an outdated session is an ordinary backlog.
+        db.prepare_cached("UPDATE sessions SET kept = ?2, words_version = ?3 WHERE key = ?1")?
+            .execute((session, last, WORDS_VERSION))?;
         Ok(())
     }
+}
+
+/// Writes the folded title, by which lists sort, and the words by which the title is found.
+pub(super) fn update_title_words(db: &Connection, session: i64, title: &str) -> Result<()> {
+    db.prepare_cached("UPDATE sessions SET title_words = ?2 WHERE key = ?1")?
+        .execute((session, fold_title(title)))?;
+    db.prepare_cached("INSERT OR REPLACE INTO session_titles (rowid, words) VALUES (?1, ?2)")?
+        .execute((session, extract_index_words(title).join(" ")))?;
+    Ok(())
 }
 
 /// Deletes the index rows of a session that is being deleted.
@@ -150,13 +184,26 @@ fn owner_prefix(owner: &str) -> String {
     format!("{}·", hex::encode(&Sha256::digest(owner)[..6]))
 }
 
-/// FTS5 expression for messages with all terms. Folded words contain only letters and digits, so
-/// they need no escape inside quotes.
-fn match_expression(prefix: &str, terms: &[SearchTerm]) -> String {
-    let term = |SearchTerm { word, is_prefix }: &SearchTerm| {
+/// FTS5 expression for texts with all terms. Folded words contain no quotation marks, so they need
+/// no escape inside quotes.
+pub(super) fn match_expression(prefix: &str, terms: &[SearchTerm]) -> String {
+    let lookup = |WordLookup { word, is_prefix }: &WordLookup| {
         format!("\"{prefix}{word}\"{}", if *is_prefix { "*" } else { "" })
     };
-    terms.iter().map(term).collect::<Vec<_>>().join(" AND ")
+    let lookups: Vec<_> = terms.iter().flat_map(|term| &term.lookups).map(lookup).collect();
+    lookups.join(" AND ")
+}
+
+/// Adds the condition that a session's title contains all terms.
+pub(super) fn add_title_search(filter: &mut SqlFilter, terms: &[SearchTerm]) {
+    filter.add_condition(
+        "s.key IN (SELECT rowid FROM session_titles WHERE session_titles MATCH ?)",
+        [match_expression("", terms).into()],
+    );
+    // The pairs of a run may also occur in other places of a title.
+    for run in terms.iter().filter_map(SearchTerm::unproven_run) {
+        filter.add_condition("instr(s.title_words, ?) > 0", [run.to_owned().into()]);
+    }
 }
 
 fn search_messages(

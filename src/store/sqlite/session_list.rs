@@ -1,6 +1,7 @@
 //! Lists of sessions: filtered, searched, sorted and paged.
 
 use super::filter::SqlFilter;
+use super::search::add_title_search;
 use super::session_rows::get_session_by_key;
 use crate::domain::UserId;
 use crate::domain::page::{
@@ -96,22 +97,13 @@ fn build_filter(visibility: SessionVisibility<'_>, query: &SessionQuery) -> SqlF
     if let Some(status) = &query.status {
         filter.add_condition("s.status = ?", [status.as_str().to_owned().into()]);
     }
-    if let Some(words) = &query.search {
-        add_search(&mut filter, words);
+    match query.search.as_deref() {
+        None => {}
+        // A search for nothing but punctuation finds nothing.
+        Some([]) => filter.add_condition("FALSE", []),
+        Some(terms) => add_title_search(&mut filter, terms),
     }
     filter
-}
-
-fn add_search(filter: &mut SqlFilter, words: &[String]) {
-    if words.is_empty() {
-        return filter.add_condition("FALSE", []);
-    }
-    // Folded words contain only letters and digits, so they need no escape inside quotes.
-    let prefixes: Vec<_> = words.iter().map(|word| format!("\"{word}\"*")).collect();
-    filter.add_condition(
-        "s.key IN (SELECT rowid FROM session_titles WHERE session_titles MATCH ?)",
-        [prefixes.join(" AND ").into()],
-    );
 }
 
 /// Starts after the entry that the cursor names. Pinned sessions come first in both directions.

@@ -8,11 +8,10 @@ use crate::domain::page::SessionQuery;
 use crate::domain::principal::AccessLevel;
 use crate::domain::session::SessionStatus;
 use crate::domain::title::SessionTitle;
+use crate::domain::tokenizer::WORDS_VERSION;
 use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId, UserId};
 use crate::error::Result;
-use crate::store::rules::{
-    self, SessionVisibility, activity_time, fold_title, participants_with_owner,
-};
+use crate::store::rules::{self, SessionVisibility, activity_time, participants_with_owner};
 use crate::store::stored_values::encode_json;
 use crate::store::transaction::{SessionRow, SessionTransaction};
 use crate::store::{
@@ -139,7 +138,8 @@ impl SessionTransaction for SqliteTransaction<'_> {
         db.prepare_cached(
             "INSERT INTO sessions (id, owner, participants, project_id, title, title_words, title_source, status, \
              archived, pinned, meta, user_meta, theme, settings, version, messages, nodes, activity_at, created_at, \
-             updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, 0, ?9, ?10, ?11, ?12, 1, 0, 0, ?13, ?13, ?13)",
+             updated_at, words_version) \
+             VALUES (?1, ?2, ?3, ?4, ?5, '', ?6, ?7, 0, 0, ?8, ?9, ?10, ?11, 1, 0, 0, ?12, ?12, ?12, ?13)",
         )?
         .execute(params![
             id.as_str(),
@@ -147,7 +147,6 @@ impl SessionTransaction for SqliteTransaction<'_> {
             encode_json(&participants)?,
             new.project_id.as_ref().map(|project| project.as_str()),
             new.title.text,
-            fold_title(&new.title.text),
             new.title.source.as_str(),
             SessionStatus::ACTIVE,
             new.meta.as_json(),
@@ -155,9 +154,10 @@ impl SessionTransaction for SqliteTransaction<'_> {
             new.theme.as_json(),
             encode_json(&new.settings)?,
             now.as_millis(),
+            WORDS_VERSION,
         ])?;
         let key = db.last_insert_rowid();
-        index_title(db, key, &new.title.text)?;
+        search::update_title_words(db, key, &new.title.text)?;
         insert_participants(db, key, owner, &participants)?;
         // Read back, so that the defaults of the table are not repeated here.
         let inserted = get_session_by_key(db, key)?;
@@ -322,18 +322,9 @@ pub(super) fn get_session(
 
 /// Writes a title to the session's row and to the index of titles.
 fn write_title(db: &Connection, key: i64, title: &SessionTitle) -> Result<()> {
-    db.prepare_cached(
-        "UPDATE sessions SET title = ?2, title_words = ?3, title_source = ?4 WHERE key = ?1",
-    )?
-    .execute(params![key, title.text, fold_title(&title.text), title.source.as_str()])?;
-    // Lists sort by the column `title_words` and search in the index.
-    index_title(db, key, &title.text)
-}
-
-fn index_title(db: &Connection, key: i64, title: &str) -> Result<()> {
-    db.prepare_cached("INSERT OR REPLACE INTO session_titles (rowid, words) VALUES (?1, ?2)")?
-        .execute(params![key, fold_title(title)])?;
-    Ok(())
+    db.prepare_cached("UPDATE sessions SET title = ?2, title_source = ?3 WHERE key = ?1")?
+        .execute(params![key, title.text, title.source.as_str()])?;
+    search::update_title_words(db, key, &title.text)
 }
 
 fn insert_participants(

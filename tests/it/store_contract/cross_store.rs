@@ -4,8 +4,8 @@ use super::{at, finish, id, lease_holder, message, mongo, sqlite, user};
 use echoic::domain::page::{
     MessageSlice, MessageView, PagePosition, SessionCursor, SessionQuery, SortField, SortOrder,
 };
+use echoic::domain::search::parse_title_terms;
 use echoic::domain::session::{JsonObject, SessionSettings, SessionStatus};
-use echoic::domain::text::fold_words;
 use echoic::domain::title::SessionTitle;
 use echoic::domain::{MessageId, Principal, ProjectId, Role, SessionId, TurnId};
 use echoic::error::Error;
@@ -338,7 +338,7 @@ impl StoreUnderTest {
             limit: 2,
             sort,
             search: (step.choice.is_multiple_of(3))
-                .then(|| fold_words(text(step).get(..5).unwrap_or("one"))),
+                .then(|| parse_title_terms(text(step).get(..5).unwrap_or("one"))),
             project_id: (step.choice.is_multiple_of(7)).then(|| ProjectId::new_unchecked("p")),
             status: (step.choice.is_multiple_of(5)).then(SessionStatus::default),
             archived: [None, Some(false), Some(true)][usize::from(step.message % 3)],

@@ -25,8 +25,8 @@ mod turns;
 use echoic::domain::content::MessageBody;
 use echoic::domain::message::MessageParts;
 use echoic::domain::page::{MessageSlice, MessageView, PagePosition, SessionQuery, SortOrder};
+use echoic::domain::search::parse_title_terms;
 use echoic::domain::session::SessionSettings;
-use echoic::domain::text::fold_words;
 use echoic::domain::{
     Message, MessageId, MessageType, Principal, Role, Session, SessionId, Timestamp, TurnId, UserId,
 };
@@ -310,7 +310,7 @@ async fn listed_ids(store: &Arc<dyn Store>, who: &Principal, search: Option<&str
         position: PagePosition::Page(1),
         limit: 100,
         sort: SortOrder::default(),
-        search: search.map(fold_words),
+        search: search.map(parse_title_terms),
         project_id: None,
         status: None,
         archived: Some(false),

@@ -5,8 +5,8 @@ use echoic::domain::page::{
     MessageSlice, MessageView, PagePosition, SessionCursor, SessionQuery, SortField, SortOrder,
 };
 use echoic::domain::principal::AccessLevel;
+use echoic::domain::search::parse_title_terms;
 use echoic::domain::session::SessionStatus;
-use echoic::domain::text::fold_words;
 use echoic::domain::title::SessionTitle;
 use echoic::domain::{Principal, ProjectId, Role};
 use echoic::error::{Error, ErrorKind};
@@ -170,7 +170,7 @@ pub async fn operator_finds_all_sessions_by_their_owner(store: &Arc<dyn Store>) 
         position: PagePosition::Page(1),
         limit,
         sort: SortOrder { field: SortField::Title, descending: false },
-        search: search.map(fold_words),
+        search: search.map(parse_title_terms),
         project_id: None,
         status: None,
         archived: None,

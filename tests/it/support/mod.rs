@@ -17,6 +17,7 @@ pub mod process;
 pub mod server;
 pub mod sse;
 pub mod upstream;
+pub mod word_examples;
 
 pub use events::EventListener;
 pub use server::Server;
