@@ -12,7 +12,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("error", &["domain"]),
     ("prompts", &["error"]),
     ("store", &["domain", "error"]),
-    ("provider", &["domain", "error"]),
+    ("provider", &["domain", "error", "json"]),
     ("auth", &["domain", "error", "clock", "store"]),
     ("memory", &["domain", "error", "store", "provider", "prompts"]),
     ("transfer", &["domain", "error", "clock", "json", "store", "memory"]),

@@ -107,7 +107,8 @@ async fn failed_transfer_is_reported_and_leaves_nothing_partial() {
     let whole = file().to_string();
     std::fs::write(at.join("half.json"), &whole[..whole.len() - 5]).unwrap();
     std::fs::write(at.join("export.zip"), b"PK\x03\x04...").unwrap();
-    std::fs::write(at.join("bad.json"), whole.replace("\"id\":\"r\"", "\"id\":\"q\"")).unwrap();
+    std::fs::write(at.join("bad.json"), r#"[{"mapping":1},{"sessionId":"b","messages":1},7]"#)
+        .unwrap();
     for (arguments, code, sentence) in [
         (
             vec!["import", "half.json"],
@@ -117,8 +118,8 @@ async fn failed_transfer_is_reported_and_leaves_nothing_partial() {
         (vec!["import", "half.json"], 1, "sessions imported before that: 1"),
         (vec!["import", "export.zip"], 1, "unpack it and import the conversations.json inside"),
         (vec!["import", "absent.json"], 1, "cannot read absent.json"),
-        (vec!["import", "bad.json"], 1, "skipped sessions[1] (b): messages[1].id must be unique"),
-        (vec!["import", "bad.json"], 1, "2 of 2 sessions were skipped"),
+        (vec!["import", "bad.json"], 1, "skipped sessions[1] (b): messages must be a list"),
+        (vec!["import", "bad.json"], 1, "3 of 3 sessions were skipped"),
         (vec!["import"], 2, "<FILE>"),
         (vec!["export", "--session", "nobody"], 1, "there is no such session"),
         (vec!["export", "--session", "a b"], 2, "must be 1 to 128 characters"),
