@@ -3,19 +3,14 @@
 //!
 //! Used by `http` and `cli`, which read the file. Runs on a thread that may block.
 
-use super::chatgpt;
 use super::import_notes::{ImportNote, ImportNotes};
-use super::lenient_values::read_id;
-use super::session_json;
-use super::session_reader::FileEntry;
+use super::session_reader::{FileEntry, ReadError};
 use super::session_record::{self, ImportOptions, PreparedSession};
+use super::source_format::{FoundFormat, SourceFormat, describe_unreadable, recognize_format};
 use crate::clock;
-use crate::domain::ids::MAX_ID_CHARS;
-use crate::domain::text::truncate_chars;
 use crate::domain::{MessageId, Principal, SessionId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::json::escapes::{RepairedText, repair_escapes};
-use crate::json::lenient::RawObject;
 use crate::store::{ImportOutcome, MessageParent, Store};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -123,13 +118,12 @@ impl SessionImporter {
         let repaired_raw = json.and_then(|json| RawValue::from_string(json).ok());
         let raw = repaired_raw.as_deref().unwrap_or(raw);
         let markers = SessionMarkers::from_json(raw);
-        let source_id = markers.source_id.clone();
-        let outcome = match entry {
-            FileEntry::Session(_) => self
-                .check_duplicate(source_id.as_deref())
-                .and_then(|()| self.import_record(raw, &markers, index)),
-            FileEntry::Other(_) => Err(Error::invalid_field("entry", NOT_A_CONVERSATION)),
-        };
+        let format = markers.check_format(entry);
+        let source_id = markers.source_id;
+        let outcome = format.and_then(|format| {
+            self.check_duplicate(source_id.as_deref())?;
+            self.import_record(raw, format, index)
+        });
         match outcome {
             Ok((stored, left_out, mut mended)) => {
                 (self.on_imported)(&stored);
@@ -166,7 +160,7 @@ impl SessionImporter {
 
     /// The outcome, given how the reading of the file ended. Errors carry the number of sessions
     /// imported before them as `details.imported`.
-    pub fn finish(self, read: Result<(), serde_json::Error>) -> Result<ImportReport> {
+    pub fn finish(self, read: Result<(), ReadError>) -> Result<ImportReport> {
         let imported = self.report.sessions.len();
         // Checked first: when the store failed, so did the reading, and this is the cause.
         if let Some(error) = self.store_error {
@@ -203,14 +197,10 @@ impl SessionImporter {
     fn import_record(
         &self,
         raw: &RawValue,
-        markers: &SessionMarkers,
+        format: SourceFormat,
         index: usize,
     ) -> Result<(ImportOutcome, ImportNotes, ImportNotes)> {
-        let record = if markers.is_chatgpt {
-            chatgpt::parse_conversation(raw)?
-        } else {
-            session_json::parse_session(raw)?
-        };
+        let record = format.parse_record(raw)?;
         let now = clock::now();
         let mut prepared =
             session_record::to_import_session(&self.principal, record, index, self.options, now)?;
@@ -265,20 +255,34 @@ impl SessionImporter {
     }
 }
 
-/// Fields that identify a session's format and id, even if the rest cannot be read.
+/// Format and id of a session, even if the rest cannot be read.
 struct SessionMarkers {
-    is_chatgpt: bool,
-    /// The session's id in the file.
+    format: FoundFormat,
     source_id: Option<String>,
 }
 
 impl SessionMarkers {
     fn from_json(raw: &RawValue) -> Self {
-        let object = RawObject::from_value(raw);
-        let is_chatgpt = object.get("mapping").is_some();
-        let fields: &[&str] = if is_chatgpt { &["conversation_id", "id"] } else { &["sessionId"] };
-        let id = fields.iter().find_map(|field| read_id(object.get(field)?));
-        let source_id = id.map(|id| truncate_chars(&id, MAX_ID_CHARS).to_owned());
-        Self { is_chatgpt, source_id }
+        let format = recognize_format(raw);
+        let source_id = match format {
+            FoundFormat::Readable(format) => format.find_source_id(raw),
+            _ => None,
+        };
+        Self { format, source_id }
+    }
+
+    /// The format of a session, or the reason for skipping it. The entries of a list `sessions` are
+    /// Echoic's own, whatever their fields.
+    fn check_format(&self, entry: FileEntry<'_>) -> Result<SourceFormat> {
+        match (self.format, entry) {
+            (FoundFormat::Readable(format), _) => Ok(format),
+            (FoundFormat::Unreadable(name), _) => {
+                Err(Error::new(ErrorKind::InvalidRequest, describe_unreadable(name)))
+            }
+            (FoundFormat::Unknown, FileEntry::Session(_)) => Ok(SourceFormat::Echoic),
+            (FoundFormat::Unknown, FileEntry::Other(_)) => {
+                Err(Error::invalid_field("entry", NOT_A_CONVERSATION))
+            }
+        }
     }
 }

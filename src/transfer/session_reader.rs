@@ -4,7 +4,7 @@
 //! list of conversations as ChatGPT writes it.
 
 use super::json_repair::JsonRepairReader;
-use crate::json::lenient::RawObject;
+use super::source_format::{FoundFormat, describe_unreadable, recognize_format};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
@@ -34,13 +34,43 @@ pub enum FileEntry<'a> {
 pub fn read_sessions(
     file: impl Read,
     take: impl FnMut(FileEntry<'_>) -> ControlFlow<()>,
-) -> Result<(), serde_json::Error> {
+) -> Result<(), ReadError> {
     let left = Cell::new(MAX_SESSION_BYTES);
-    let file = JsonRepairReader::new(MeteredReader { file, bytes_left: &left });
+    let file = MeteredReader { file, bytes_left: &left };
+    let mut sink = EntrySink {
+        on_entry: take,
+        bytes_left: &left,
+        unreadable_format: None,
+        has_sessions: false,
+        leading_entries: 0,
+    };
+    read_values(file, &mut sink).map_err(|error| match sink.unreadable_format {
+        Some(name) if !sink.has_sessions => ReadError::UnreadableFormat(name),
+        _ => ReadError::Json { error, has_sessions: sink.has_sessions },
+    })
+}
+
+/// The reason why a file could not be read to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Another product's export.
+    #[error("{}", describe_unreadable(.0))]
+    UnreadableFormat(&'static str),
+    #[error("{error}")]
+    Json {
+        error: serde_json::Error,
+        /// Whether a session came before.
+        has_sessions: bool,
+    },
+}
+
+fn read_values<F: FnMut(FileEntry<'_>) -> ControlFlow<()>>(
+    file: impl Read,
+    sink: &mut EntrySink<'_, F>,
+) -> Result<(), serde_json::Error> {
+    let file = JsonRepairReader::new(file);
     let mut json = serde_json::Deserializer::from_reader(BufReader::new(file));
-    let mut sink =
-        EntrySink { on_entry: take, bytes_left: &left, has_sessions: false, leading_entries: 0 };
-    let shape = ValueSeed(&mut sink).deserialize(&mut json)?;
+    let shape = ValueSeed(sink).deserialize(&mut json)?;
     loop {
         match (json.end(), shape) {
             (Ok(()), FileShape::Lines) if !sink.has_sessions => {
@@ -78,6 +108,8 @@ impl<R: Read> Read for MeteredReader<'_, R> {
 struct EntrySink<'a, F> {
     on_entry: F,
     bytes_left: &'a Cell<u64>,
+    /// Name of another product's format that an entry has.
+    unreadable_format: Option<&'static str>,
     has_sessions: bool,
     /// Number of entries before the first session.
     leading_entries: usize,
@@ -91,8 +123,10 @@ impl<F: FnMut(FileEntry<'_>) -> ControlFlow<()>> EntrySink<'_, F> {
 
     /// Passes on an entry that has to prove that it is a session.
     fn push_entry<E: Error>(&mut self, raw: &RawValue) -> Result<(), E> {
-        if is_session(raw) {
-            return self.push_session(raw);
+        match recognize_format(raw) {
+            FoundFormat::Readable(_) => return self.push_session(raw),
+            FoundFormat::Unreadable(name) => self.unreadable_format = Some(name),
+            FoundFormat::Unknown => {}
         }
         if !self.has_sessions {
             self.leading_entries += 1;
@@ -176,12 +210,6 @@ impl Serialize for RawFields {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
     }
-}
-
-/// Whether a value has at least one field that only sessions and conversations have.
-fn is_session(raw: &RawValue) -> bool {
-    let object = RawObject::from_value(raw);
-    ["sessionId", "messages", "mapping"].iter().any(|field| object.get(field).is_some())
 }
 
 struct ListSeed<'a, 'b, F> {
