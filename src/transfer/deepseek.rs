@@ -5,8 +5,7 @@ use super::external_conversation::{
     ExternalConversation, ExternalMessage, MessageBlock, ParentLink,
 };
 use super::external_values::{
-    collect_text, find_id, find_text, find_time, list_entries, parse_value,
-    render_result,
+    collect_text, find_id, find_text, find_time, list_entries, parse_value, render_result,
 };
 use super::session_record::SessionRecord;
 use crate::domain::Role;
@@ -19,9 +18,9 @@ pub(super) fn parse_conversation(raw: &RawValue) -> Result<SessionRecord> {
     let value = parse_value(raw)?;
     // Unlike `Value`, this keeps the order of the nodes.
     let mapping = RawObject::from_value(raw).object("mapping");
-    let messages = mapping.fields().map(|(id, node)| {
-        convert_node(id, &serde_json::from_str(node.get()).unwrap_or_default())
-    });
+    let messages = mapping
+        .fields()
+        .map(|(id, node)| convert_node(id, &serde_json::from_str(node.get()).unwrap_or_default()));
     ExternalConversation {
         id: find_id(&value, "id"),
         title: find_text(&value, "title"),

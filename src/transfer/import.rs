@@ -30,6 +30,40 @@ pub struct ImportReport {
     pub sessions: Vec<ImportedSession>,
     /// Sessions that were skipped.
     pub skipped: Vec<SkippedSession>,
+    /// Of several files, those that were not imported, or not completely.
+    #[serde(rename = "skippedFiles", skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub skipped_files: Vec<SkippedFile>,
+    /// Number of further files that were not imported and are not listed.
+    #[serde(rename = "moreSkippedFiles", skip_serializing_if = "is_zero")]
+    #[schema(required = false)]
+    pub more_skipped_files: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+impl ImportReport {
+    /// Removes the names of files: there was only one.
+    pub(super) fn forget_file_names(&mut self) {
+        for session in &mut self.skipped {
+            session.file = None;
+        }
+    }
+}
+
+/// A file that was not imported, or not completely.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SkippedFile {
+    /// Name of the file; of an entry of an archive, its path.
+    pub file: String,
+    /// Reason, such as the format that the file seems to have.
+    pub reason: String,
+    /// Whether it should have been imported, unlike the pictures next to an export.
+    #[serde(skip)]
+    pub is_failure: bool,
 }
 
 /// An imported session: the store now has all its messages.
@@ -55,6 +89,9 @@ pub struct ImportedSession {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SkippedSession {
+    /// Name of the file, if there were several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// Position in the file, starting at 0.
     pub index: usize,
     /// Id of the session in the file.
@@ -67,6 +104,13 @@ pub struct SkippedSession {
     retryable_error: Option<Error>,
 }
 
+/// Lengths of the report's lists.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct ReportPosition {
+    sessions: usize,
+    skipped: usize,
+}
+
 /// An import in progress.
 pub struct SessionImporter {
     store: Arc<dyn Store>,
@@ -74,6 +118,9 @@ pub struct SessionImporter {
     options: ImportOptions,
     runtime: Handle,
     report: ImportReport,
+    /// Name of the file that is being read, and the report at its beginning.
+    file: Option<String>,
+    file_begin: ReportPosition,
     /// Source ids imported so far, with their position in the file.
     seen_ids: HashMap<String, usize>,
     /// The store failed. Reading on would only skip sessions that could be imported later.
@@ -95,6 +142,8 @@ impl SessionImporter {
             options,
             runtime,
             report: ImportReport::default(),
+            file: None,
+            file_begin: ReportPosition::default(),
             seen_ids: HashMap::new(),
             store_error: None,
             on_imported: Box::new(|_| {}),
@@ -109,8 +158,9 @@ impl SessionImporter {
 
     /// Stores or skips the next session. Breaks if the store is unavailable. Blocks.
     pub fn import_session(&mut self, entry: FileEntry<'_>) -> ControlFlow<()> {
-        // Every session so far is in one of the two lists.
-        let index = self.report.sessions.len() + self.report.skipped.len();
+        // Every session of the file so far is in one of the two lists.
+        let listed = self.report.sessions.len() + self.report.skipped.len();
+        let index = listed - self.file_begin.sessions - self.file_begin.skipped;
         let (FileEntry::Session(raw) | FileEntry::Other(raw)) = entry;
         // Stores cannot keep NUL, and half of an emoji is no text at all.
         let mut repaired = repair_escapes(raw.get());
@@ -149,6 +199,7 @@ impl SessionImporter {
                 return ControlFlow::Break(());
             }
             Err(error) => self.report.skipped.push(SkippedSession {
+                file: self.file.clone(),
                 index,
                 session_id: source_id,
                 reason: error.to_string(),
@@ -156,6 +207,29 @@ impl SessionImporter {
             }),
         }
         ControlFlow::Continue(())
+    }
+
+    /// Begins a file. Positions and ids are counted per file.
+    pub(super) fn begin_file(&mut self, name: &str) -> ReportPosition {
+        self.file = Some(name.to_owned());
+        self.seen_ids.clear();
+        self.file_begin = ReportPosition {
+            sessions: self.report.sessions.len(),
+            skipped: self.report.skipped.len(),
+        };
+        self.file_begin
+    }
+
+    pub(super) fn imported_since(&self, begin: &ReportPosition) -> usize {
+        self.report.sessions.len() - begin.sessions
+    }
+
+    pub(super) fn forget_skipped_since(&mut self, begin: &ReportPosition) {
+        self.report.skipped.truncate(begin.skipped);
+    }
+
+    pub(super) fn has_store_error(&self) -> bool {
+        self.store_error.is_some()
     }
 
     /// The outcome, given how the reading of the file ended. Errors carry the number of sessions
@@ -167,9 +241,10 @@ impl SessionImporter {
             return Err(error.with_details(serde_json::json!({ "imported": imported })));
         }
         read.map_err(|error| {
-            let message = format!(
-                "must be {{\"sessions\": […]}}, one session per line, or a list of conversations: {error}"
-            );
+            let message = match &error {
+                ReadError::UnreadableFormat(_) => format!("cannot be imported: {error}"),
+                ReadError::Json { .. } => error.to_string(),
+            };
             let details = serde_json::json!({ "body": message, "imported": imported });
             Error::invalid_field("body", message).with_details(details)
         })?;

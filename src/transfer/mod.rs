@@ -10,6 +10,7 @@ pub mod export;
 mod external_conversation;
 mod external_values;
 pub mod import;
+pub mod import_files;
 pub mod import_notes;
 mod imported_messages;
 mod json_repair;

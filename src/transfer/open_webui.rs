@@ -8,8 +8,8 @@ use super::external_conversation::{
     ExternalConversation, ExternalMessage, MessageBlock, ParentLink,
 };
 use super::external_values::{
-    collect_text, fence_text, find_id, find_text, find_time, is_set, list_entries,
-    parse_value, render_call, render_result,
+    collect_text, fence_text, find_id, find_text, find_time, is_set, list_entries, parse_value,
+    render_call, render_result,
 };
 use super::lenient_values::parse_role;
 use super::session_record::SessionRecord;

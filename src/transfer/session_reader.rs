@@ -56,12 +56,21 @@ pub enum ReadError {
     /// Another product's export.
     #[error("{}", describe_unreadable(.0))]
     UnreadableFormat(&'static str),
-    #[error("{error}")]
+    #[error(
+        "must be {{\"sessions\": […]}}, one session per line, or a list of conversations: {error}"
+    )]
     Json {
         error: serde_json::Error,
         /// Whether a session came before.
         has_sessions: bool,
     },
+}
+
+impl ReadError {
+    /// Whether the file is no export at all.
+    pub fn is_without_sessions(&self) -> bool {
+        !matches!(self, Self::Json { has_sessions: true, .. })
+    }
 }
 
 fn read_values<F: FnMut(FileEntry<'_>) -> ControlFlow<()>>(

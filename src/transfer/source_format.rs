@@ -62,8 +62,7 @@ const UNREADABLE_FORMATS: &[(&str, &[&str])] = &[
 pub(super) fn recognize_format(raw: &RawValue) -> FoundFormat {
     let object = RawObject::from_value(raw);
     let has_all = |markers: &[&str]| markers.iter().all(|marker| has_marker(&object, marker));
-    if let Some((name, _)) = UNREADABLE_FORMATS.iter().find(|(_, markers)| has_all(markers))
-    {
+    if let Some((name, _)) = UNREADABLE_FORMATS.iter().find(|(_, markers)| has_all(markers)) {
         return FoundFormat::Unreadable(name);
     }
     let formats: [(SourceFormat, &[&str]); 12] = [
