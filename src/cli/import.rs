@@ -1,6 +1,6 @@
 //! `echoic import`: reads files of sessions into the store. No server may be running on it.
 
-use super::progress;
+use super::progress::{self, ProgressBar};
 use crate::app;
 use crate::config::ImportArgs;
 use crate::domain::Principal;
@@ -9,7 +9,6 @@ use crate::transfer::import::{ImportReport, SessionImporter};
 use crate::transfer::import_files::{FileImporter, FileKind, detect_kind};
 use crate::transfer::import_notes::ImportNote;
 use crate::transfer::session_record::ImportOptions;
-use indicatif::ProgressBar;
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::ops::ControlFlow;

@@ -115,6 +115,8 @@ impl FileImporter {
         }
         let is_failure = is_expected || is_damage(&error, name);
         let reason = match imported {
+            // Where exports lie next to other JSON, its errors say nothing.
+            0 if !is_failure => "contains no conversations".to_owned(),
             0 => error.to_string(),
             _ => format!("{error}; sessions imported before that: {imported}"),
         };
