@@ -62,8 +62,8 @@ pub enum CliCommand {
     Memory(Box<MemoryCommand>),
     /// Write sessions to a file; works while a server is running
     Export(ExportArgs),
-    /// Read sessions from a file; while a server is running, send the file to POST /api/import
-    /// instead
+    /// Read sessions from files, folders and archives; while a server is running, send the file to
+    /// POST /api/import instead
     Import(ImportArgs),
     /// Migrate all data from SQLite to MongoDB
     Migrate(MigrateArgs),

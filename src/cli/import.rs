@@ -1,23 +1,40 @@
-//! `echoic import`: reads a file of sessions into the store. No server may be running on it.
+//! `echoic import`: reads files of sessions into the store. No server may be running on it.
 
-use super::progress;
+use super::progress::{self, ProgressBar};
 use crate::app;
 use crate::config::ImportArgs;
 use crate::domain::Principal;
 use crate::error::Error;
 use crate::transfer::import::{ImportReport, SessionImporter};
+use crate::transfer::import_files::{FileImporter, FileKind, detect_kind};
 use crate::transfer::import_notes::ImportNote;
-use crate::transfer::session_reader::read_sessions;
 use crate::transfer::session_record::ImportOptions;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Seek, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use walkdir::WalkDir;
 
-/// Signature of a ZIP archive.
-const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
+/// Levels of folders that are searched.
+const MAX_FOLDER_DEPTH: usize = 32;
+
+/// A file to read.
+struct ImportInput {
+    path: PathBuf,
+    size: u64,
+    /// Named on the command line, rather than found in a folder.
+    is_named: bool,
+}
+
+impl ImportInput {
+    fn is_stdin(&self) -> bool {
+        self.path.as_os_str() == "-"
+    }
+}
 
 /// Fails if any session was skipped.
 pub(super) fn run_import(args: &ImportArgs) -> Result<(), String> {
-    let (file, size) = open_file(args)?;
+    let inputs = list_inputs(&args.files)?;
     let runtime = super::build_runtime()?;
     // Closing the store flushes it to disk; success is reported only after that.
     let store = runtime
@@ -26,61 +43,125 @@ pub(super) fn run_import(args: &ImportArgs) -> Result<(), String> {
     // Access to the database file is access to everything in it, so the file's participants are
     // trusted.
     let principal = Principal { user: args.user.clone(), is_admin: true };
-    let terms = ImportOptions { max_message: args.max_message, trusts_participants: true };
+    let options = ImportOptions { max_message: args.max_message, trusts_participants: true };
+    let sessions =
+        SessionImporter::new(store.clone(), principal, options, runtime.handle().clone());
+    let has_stdin = inputs.iter().any(ImportInput::is_stdin);
+    let total: u64 = inputs.iter().map(|input| input.size).sum();
+    let bar = progress::build_byte_bar((!has_stdin).then_some(total));
+    let advance = bar.clone();
     let mut import =
-        SessionImporter::new(store.clone(), principal, terms, runtime.handle().clone());
-    let bar = progress::build_byte_bar(size);
-    let read = read_sessions(bar.wrap_read(file), |session| import.import_session(session));
-    let outcome = import.finish(read);
+        FileImporter::new(sessions).with_archive_progress(move |bytes| advance.inc(bytes));
+    for input in &inputs {
+        if import_input(&mut import, input, &bar).is_break() {
+            break;
+        }
+    }
+    let outcome = import.finish();
     bar.finish_and_clear();
     runtime.block_on(store.close());
-    print_report(&outcome.map_err(|error| interrupted_error(args, &error))?)
+    print_report(&outcome.map_err(|error| describe_error(&error))?)
 }
 
-/// Opens the file and returns its size, if it has one.
-fn open_file(args: &ImportArgs) -> Result<(Box<dyn Read>, Option<u64>), String> {
-    let name = args.file.display();
-    let cannot_read = |error: io::Error| format!("cannot read {name}: {error}");
-    let (file, size): (Box<dyn Read>, _) = if args.file.as_os_str() == "-" {
-        (Box::new(io::stdin()), None)
-    } else {
-        let file = File::open(&args.file).map_err(cannot_read)?;
-        let size = file.metadata().map_err(cannot_read)?.len();
-        (Box::new(file), Some(size))
-    };
-    let mut file = BufReader::new(file);
-    // ChatGPT's export arrives as an archive, so this is an easy mistake.
-    if file.fill_buf().map_err(cannot_read)?.starts_with(ZIP_MAGIC) {
-        return Err(format!(
-            "{name} is a ZIP archive: unpack it and import the conversations.json inside"
-        ));
+/// The files to read: those that were named, and all in the folders that were named.
+fn list_inputs(paths: &[PathBuf]) -> Result<Vec<ImportInput>, String> {
+    let mut inputs = Vec::new();
+    for path in paths {
+        if path.as_os_str() == "-" {
+            inputs.push(ImportInput { path: path.clone(), size: 0, is_named: true });
+            continue;
+        }
+        let cannot_read = |error: io::Error| format!("cannot read {}: {error}", path.display());
+        let metadata = path.metadata().map_err(cannot_read)?;
+        if !metadata.is_dir() {
+            let size = metadata.len();
+            inputs.push(ImportInput { path: path.clone(), size, is_named: true });
+            continue;
+        }
+        let is_visible = |name: &std::ffi::OsStr| !name.to_string_lossy().starts_with('.');
+        let entries = WalkDir::new(path).max_depth(MAX_FOLDER_DEPTH).sort_by_file_name();
+        let entries = entries
+            .into_iter()
+            .filter_entry(|entry| entry.depth() == 0 || is_visible(entry.file_name()));
+        for entry in entries {
+            let entry = entry.map_err(|error| cannot_read(error.into()))?;
+            if entry.file_type().is_file() {
+                let size = entry.metadata().map_err(|error| cannot_read(error.into()))?.len();
+                inputs.push(ImportInput { path: entry.into_path(), size, is_named: false });
+            }
+        }
     }
-    Ok((Box::new(file), size))
+    Ok(inputs)
+}
+
+fn import_input(
+    import: &mut FileImporter,
+    input: &ImportInput,
+    bar: &ProgressBar,
+) -> ControlFlow<()> {
+    let name = display_name(&input.path);
+    match open_and_import(import, input, &name, bar) {
+        Ok(flow) => flow,
+        Err(error) => import.note_skipped(&name, format!("cannot be read: {error}"), true),
+    }
+}
+
+fn open_and_import(
+    import: &mut FileImporter,
+    input: &ImportInput,
+    name: &str,
+    bar: &ProgressBar,
+) -> io::Result<ControlFlow<()>> {
+    if input.is_stdin() {
+        let (kind, file) = detect_kind(io::stdin().lock())?;
+        if kind != FileKind::Archive {
+            return Ok(import.import_file(name, bar.wrap_read(file), true));
+        }
+        // The directory of an archive is at its end.
+        let mut copy = tempfile::tempfile()?;
+        io::copy(&mut { file }, &mut copy)?;
+        return Ok(import.import_archive(Some(name), copy));
+    }
+    let mut file = File::open(&input.path)?;
+    let (kind, _) = detect_kind(&file)?;
+    file.rewind()?;
+    if kind == FileKind::Archive {
+        return Ok(import.import_archive(Some(name), file));
+    }
+    Ok(import.import_file(name, bar.wrap_read(file), input.is_named))
+}
+
+fn display_name(path: &Path) -> String {
+    let name =
+        if path.as_os_str() == "-" { "standard input".into() } else { path.to_string_lossy() };
+    // `import .` finds `./name`.
+    name.strip_prefix("./").unwrap_or(&name).to_owned()
 }
 
 fn import_error(args: &ImportArgs, error: &Error) -> String {
-    let file = args.file.display();
+    let upload = match args.files.as_slice() {
+        [file] => {
+            format!("curl --data-binary @{} -H 'content-type: application/json'", file.display())
+        }
+        files => {
+            let parts = files.iter().map(|file| format!("-F file=@{}", file.display()));
+            format!("curl {}", parts.collect::<Vec<_>>().join(" "))
+        }
+    };
     format!(
-        "{}. To import while a server is running: curl --data-binary @{file} \
-         -H 'content-type: application/json' http://localhost:8080/api/import",
+        "{}. To import while a server is running: {upload} http://localhost:8080/api/import",
         error.chain()
     )
 }
 
-/// The error for a file that could not be read to its end. Sessions before that point were
-/// imported.
-fn interrupted_error(args: &ImportArgs, error: &Error) -> String {
+/// The error if nothing was imported, or not everything of the only file.
+fn describe_error(error: &Error) -> String {
     let sentence = error.chain().to_string();
-    // Errors about the whole body start with `body`, the field name of the HTTP route. Here it is a
-    // file.
-    let message = match sentence.strip_prefix("body ") {
-        Some(rest) => format!("{} {rest}", args.file.display()),
+    // Errors about the whole body start with `body`, the field name of the HTTP route. Here these
+    // are files.
+    match sentence.strip_prefix("body ") {
+        Some(rest) => format!("the files {rest}"),
         None => sentence,
-    };
-    let imported = error.details.as_ref().and_then(|details| details["imported"].as_u64());
-    match imported {
-        Some(imported) => format!("{message}; sessions imported before that: {imported}"),
-        None => message,
     }
 }
 
@@ -97,14 +178,23 @@ fn print_report(report: &ImportReport) -> Result<(), String> {
             }
         }
     }
-    if skipped == 0 {
-        return Ok(());
-    }
     for session in &report.skipped {
         let id = session.session_id.as_deref().unwrap_or("without id");
         let index = session.index;
         let reason = &session.reason;
-        let _ = writeln!(io::stderr(), "skipped sessions[{index}] ({id}): {reason}");
+        let file = session.file.as_ref().map(|file| format!("{file}: ")).unwrap_or_default();
+        let _ = writeln!(io::stderr(), "{file}skipped sessions[{index}] ({id}): {reason}");
     }
-    Err(format!("{skipped} of {} sessions were skipped", sessions + skipped))
+    for file in &report.skipped_files {
+        let _ = writeln!(io::stderr(), "not imported: {}: {}", file.file, file.reason);
+    }
+    if report.more_skipped_files > 0 {
+        let _ = writeln!(io::stderr(), "not imported: {} more files", report.more_skipped_files);
+    }
+    let failures = report.skipped_files.iter().filter(|file| file.is_failure).count();
+    match (skipped, failures) {
+        (0, 0) => Ok(()),
+        (0, failures) => Err(format!("{failures} files could not be imported")),
+        _ => Err(format!("{skipped} of {} sessions were skipped", sessions + skipped)),
+    }
 }

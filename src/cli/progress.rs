@@ -1,6 +1,7 @@
 //! Progress bars on standard error, shown if it is a terminal.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+pub(super) use indicatif::ProgressBar;
+use indicatif::{ProgressDrawTarget, ProgressStyle};
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -38,9 +38,10 @@ pub struct ExportArgs {
 /// Arguments of `echoic import`.
 #[derive(Debug, Clone, Args)]
 pub struct ImportArgs {
-    /// File to read: an Echoic export or ChatGPT's conversations.json; - is standard input
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    /// Files and folders to read: exports of Echoic, ChatGPT, Claude.ai, Open WebUI, LibreChat,
+    /// chat-ui or DeepSeek, as JSON or as the ZIP archives they come in; - is standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
     /// Database: sqlite://PATH or mongodb://HOSTS/DATABASE
     #[arg(
         long,

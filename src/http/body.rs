@@ -4,7 +4,6 @@ use super::ApiState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::json;
 use crate::json::escapes::replace_lone_surrogates;
-use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -87,18 +86,6 @@ impl FromRequest<ApiState> for RawChatBody {
     async fn from_request(request: Request, _: &ApiState) -> Result<Self> {
         require_json(request.headers())?;
         Ok(Self(read_body(request, MAX_CHAT_BODY).await?))
-    }
-}
-
-/// A JSON body that the handler reads as a stream, without a size limit.
-pub(super) struct StreamedJsonBody(pub(super) Body);
-
-impl FromRequest<ApiState> for StreamedJsonBody {
-    type Rejection = Error;
-
-    async fn from_request(request: Request, _: &ApiState) -> Result<Self> {
-        require_json(request.headers())?;
-        Ok(Self(request.into_body()))
     }
 }
 

@@ -3,19 +3,14 @@
 //!
 //! Used by `http` and `cli`, which read the file. Runs on a thread that may block.
 
-use super::chatgpt;
 use super::import_notes::{ImportNote, ImportNotes};
-use super::lenient_values::read_id;
-use super::session_json;
-use super::session_reader::FileEntry;
+use super::session_reader::{FileEntry, ReadError};
 use super::session_record::{self, ImportOptions, PreparedSession};
+use super::source_format::{FoundFormat, SourceFormat, describe_unreadable, recognize_format};
 use crate::clock;
-use crate::domain::ids::MAX_ID_CHARS;
-use crate::domain::text::truncate_chars;
 use crate::domain::{MessageId, Principal, SessionId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::json::escapes::{RepairedText, repair_escapes};
-use crate::json::lenient::RawObject;
 use crate::store::{ImportOutcome, MessageParent, Store};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -35,6 +30,40 @@ pub struct ImportReport {
     pub sessions: Vec<ImportedSession>,
     /// Sessions that were skipped.
     pub skipped: Vec<SkippedSession>,
+    /// Of several files, those that were not imported, or not completely.
+    #[serde(rename = "skippedFiles", skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub skipped_files: Vec<SkippedFile>,
+    /// Number of further files that were not imported and are not listed.
+    #[serde(rename = "moreSkippedFiles", skip_serializing_if = "is_zero")]
+    #[schema(required = false)]
+    pub more_skipped_files: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+impl ImportReport {
+    /// Removes the names of files: there was only one.
+    pub(super) fn forget_file_names(&mut self) {
+        for session in &mut self.skipped {
+            session.file = None;
+        }
+    }
+}
+
+/// A file that was not imported, or not completely.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SkippedFile {
+    /// Name of the file; of an entry of an archive, its path.
+    pub file: String,
+    /// Reason, such as the format that the file seems to have.
+    pub reason: String,
+    /// Whether it should have been imported, unlike the pictures next to an export.
+    #[serde(skip)]
+    pub is_failure: bool,
 }
 
 /// An imported session: the store now has all its messages.
@@ -60,6 +89,9 @@ pub struct ImportedSession {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SkippedSession {
+    /// Name of the file, if there were several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// Position in the file, starting at 0.
     pub index: usize,
     /// Id of the session in the file.
@@ -72,6 +104,13 @@ pub struct SkippedSession {
     retryable_error: Option<Error>,
 }
 
+/// Lengths of the report's lists.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct ReportPosition {
+    sessions: usize,
+    skipped: usize,
+}
+
 /// An import in progress.
 pub struct SessionImporter {
     store: Arc<dyn Store>,
@@ -79,6 +118,9 @@ pub struct SessionImporter {
     options: ImportOptions,
     runtime: Handle,
     report: ImportReport,
+    /// Name of the file that is being read, and the report at its beginning.
+    file: Option<String>,
+    file_begin: ReportPosition,
     /// Source ids imported so far, with their position in the file.
     seen_ids: HashMap<String, usize>,
     /// The store failed. Reading on would only skip sessions that could be imported later.
@@ -100,6 +142,8 @@ impl SessionImporter {
             options,
             runtime,
             report: ImportReport::default(),
+            file: None,
+            file_begin: ReportPosition::default(),
             seen_ids: HashMap::new(),
             store_error: None,
             on_imported: Box::new(|_| {}),
@@ -114,8 +158,9 @@ impl SessionImporter {
 
     /// Stores or skips the next session. Breaks if the store is unavailable. Blocks.
     pub fn import_session(&mut self, entry: FileEntry<'_>) -> ControlFlow<()> {
-        // Every session so far is in one of the two lists.
-        let index = self.report.sessions.len() + self.report.skipped.len();
+        // Every session of the file so far is in one of the two lists.
+        let listed = self.report.sessions.len() + self.report.skipped.len();
+        let index = listed - self.file_begin.sessions - self.file_begin.skipped;
         let (FileEntry::Session(raw) | FileEntry::Other(raw)) = entry;
         // Stores cannot keep NUL, and half of an emoji is no text at all.
         let mut repaired = repair_escapes(raw.get());
@@ -123,13 +168,12 @@ impl SessionImporter {
         let repaired_raw = json.and_then(|json| RawValue::from_string(json).ok());
         let raw = repaired_raw.as_deref().unwrap_or(raw);
         let markers = SessionMarkers::from_json(raw);
-        let source_id = markers.source_id.clone();
-        let outcome = match entry {
-            FileEntry::Session(_) => self
-                .check_duplicate(source_id.as_deref())
-                .and_then(|()| self.import_record(raw, &markers, index)),
-            FileEntry::Other(_) => Err(Error::invalid_field("entry", NOT_A_CONVERSATION)),
-        };
+        let format = markers.check_format(entry);
+        let source_id = markers.source_id;
+        let outcome = format.and_then(|format| {
+            self.check_duplicate(source_id.as_deref())?;
+            self.import_record(raw, format, index)
+        });
         match outcome {
             Ok((stored, left_out, mut mended)) => {
                 (self.on_imported)(&stored);
@@ -155,6 +199,7 @@ impl SessionImporter {
                 return ControlFlow::Break(());
             }
             Err(error) => self.report.skipped.push(SkippedSession {
+                file: self.file.clone(),
                 index,
                 session_id: source_id,
                 reason: error.to_string(),
@@ -164,18 +209,42 @@ impl SessionImporter {
         ControlFlow::Continue(())
     }
 
+    /// Begins a file. Positions and ids are counted per file.
+    pub(super) fn begin_file(&mut self, name: &str) -> ReportPosition {
+        self.file = Some(name.to_owned());
+        self.seen_ids.clear();
+        self.file_begin = ReportPosition {
+            sessions: self.report.sessions.len(),
+            skipped: self.report.skipped.len(),
+        };
+        self.file_begin
+    }
+
+    pub(super) fn imported_since(&self, begin: &ReportPosition) -> usize {
+        self.report.sessions.len() - begin.sessions
+    }
+
+    pub(super) fn forget_skipped_since(&mut self, begin: &ReportPosition) {
+        self.report.skipped.truncate(begin.skipped);
+    }
+
+    pub(super) fn has_store_error(&self) -> bool {
+        self.store_error.is_some()
+    }
+
     /// The outcome, given how the reading of the file ended. Errors carry the number of sessions
     /// imported before them as `details.imported`.
-    pub fn finish(self, read: Result<(), serde_json::Error>) -> Result<ImportReport> {
+    pub fn finish(self, read: Result<(), ReadError>) -> Result<ImportReport> {
         let imported = self.report.sessions.len();
         // Checked first: when the store failed, so did the reading, and this is the cause.
         if let Some(error) = self.store_error {
             return Err(error.with_details(serde_json::json!({ "imported": imported })));
         }
         read.map_err(|error| {
-            let message = format!(
-                "must be {{\"sessions\": […]}}, one session per line, or a list of conversations: {error}"
-            );
+            let message = match &error {
+                ReadError::UnreadableFormat(_) => format!("cannot be imported: {error}"),
+                ReadError::Json { .. } => error.to_string(),
+            };
             let details = serde_json::json!({ "body": message, "imported": imported });
             Error::invalid_field("body", message).with_details(details)
         })?;
@@ -203,14 +272,10 @@ impl SessionImporter {
     fn import_record(
         &self,
         raw: &RawValue,
-        markers: &SessionMarkers,
+        format: SourceFormat,
         index: usize,
     ) -> Result<(ImportOutcome, ImportNotes, ImportNotes)> {
-        let record = if markers.is_chatgpt {
-            chatgpt::parse_conversation(raw)?
-        } else {
-            session_json::parse_session(raw)?
-        };
+        let record = format.parse_record(raw)?;
         let now = clock::now();
         let mut prepared =
             session_record::to_import_session(&self.principal, record, index, self.options, now)?;
@@ -265,20 +330,34 @@ impl SessionImporter {
     }
 }
 
-/// Fields that identify a session's format and id, even if the rest cannot be read.
+/// Format and id of a session, even if the rest cannot be read.
 struct SessionMarkers {
-    is_chatgpt: bool,
-    /// The session's id in the file.
+    format: FoundFormat,
     source_id: Option<String>,
 }
 
 impl SessionMarkers {
     fn from_json(raw: &RawValue) -> Self {
-        let object = RawObject::from_value(raw);
-        let is_chatgpt = object.get("mapping").is_some();
-        let fields: &[&str] = if is_chatgpt { &["conversation_id", "id"] } else { &["sessionId"] };
-        let id = fields.iter().find_map(|field| read_id(object.get(field)?));
-        let source_id = id.map(|id| truncate_chars(&id, MAX_ID_CHARS).to_owned());
-        Self { is_chatgpt, source_id }
+        let format = recognize_format(raw);
+        let source_id = match format {
+            FoundFormat::Readable(format) => format.find_source_id(raw),
+            _ => None,
+        };
+        Self { format, source_id }
+    }
+
+    /// The format of a session, or the reason for skipping it. The entries of a list `sessions` are
+    /// Echoic's own, whatever their fields.
+    fn check_format(&self, entry: FileEntry<'_>) -> Result<SourceFormat> {
+        match (self.format, entry) {
+            (FoundFormat::Readable(format), _) => Ok(format),
+            (FoundFormat::Unreadable(name), _) => {
+                Err(Error::new(ErrorKind::InvalidRequest, describe_unreadable(name)))
+            }
+            (FoundFormat::Unknown, FileEntry::Session(_)) => Ok(SourceFormat::Echoic),
+            (FoundFormat::Unknown, FileEntry::Other(_)) => {
+                Err(Error::invalid_field("entry", NOT_A_CONVERSATION))
+            }
+        }
     }
 }

@@ -2,8 +2,8 @@
 //! within the limits. Invalid values are replaced and noted.
 
 use super::import_notes::ImportNotes;
-use super::lenient_values::{convert_id, derive_unique_id, join_place, to_hex_id};
-use super::session_record::{MessageRecord, format_time, role_name};
+use super::lenient_values::{convert_id, derive_unique_id, join_place};
+use super::message_record::{MessageRecord, derive_message_id};
 use crate::domain::content::MessageBody;
 use crate::domain::message::{MAX_PARTS_BYTES, MessageParts};
 use crate::domain::{MessageId, Principal, Role, SessionId, Timestamp, UserId};
@@ -12,12 +12,13 @@ use crate::json::lenient::parse_list;
 use crate::memory::tokens;
 use crate::store::{MessageParent, NewMessage, ReplyFields};
 use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
 
 /// Maximum size of a message's text in bytes. Whatever a model or a tool wrote should be importable,
 /// but not without limit, so the bound for parts serves for the text as well.
 const MAX_TEXT_BYTES: usize = MAX_PARTS_BYTES;
+/// Size of the pieces in which the tokens of a long text are counted, in bytes.
+const MAX_PIECE_BYTES: usize = 256 << 10;
 
 /// What the messages of a session have in common.
 pub(super) struct MessageContext<'a> {
@@ -111,8 +112,7 @@ fn identify_messages(
         indexes.entry(id.clone()).or_insert(index);
         entries.push(IdentifiedMessage { id, parent: RecordParent::Preceding, record, place });
     }
-    for index in 0..entries.len() {
-        let entry = &mut entries[index];
+    for entry in &mut entries {
         entry.parent = match entry.record.parent_id.take() {
             None => RecordParent::Preceding,
             Some(None) => RecordParent::Root,
@@ -206,7 +206,7 @@ fn convert_message(
         client_message_id: record.client_message_id.map(MessageId::new_unchecked),
         role: record.role,
         sender_id: sender_id.and_then(Result::ok).unwrap_or_else(default_sender),
-        tokens: tokens::count_tokens(&body.countable_text()),
+        tokens: count_tokens(&body.countable_text()),
         body,
         created_at: record.created_at.unwrap_or(context.now),
         reply: ReplyFields {
@@ -277,15 +277,39 @@ fn convert_part(part: &RawValue) -> Option<Box<RawValue>> {
     RawValue::from_string(json).ok()
 }
 
-/// Derives the id of a message without one from its content, so that importing it again finds it.
-pub(super) fn derive_message_id(
-    session: &SessionId,
-    record: &MessageRecord,
-    index: usize,
-) -> MessageId {
-    let role = role_name(record.role);
-    let time = format_time(record.created_at);
-    let content = &record.content;
-    let text = format!("{session}\0{index}\0{role}\0{time}\0{content}");
-    MessageId::new_unchecked(to_hex_id(Sha256::new_with_prefix(text)))
+/// Counts the tokens of a text. A long one is counted in pieces, since counting takes more than
+/// proportional time for a text without spaces.
+fn count_tokens(text: &str) -> u32 {
+    if text.len() <= MAX_PIECE_BYTES {
+        return tokens::count_tokens(text);
+    }
+    let mut rest = text;
+    let mut count: u32 = 0;
+    while !rest.is_empty() {
+        let (piece, after) = rest.split_at(rest.floor_char_boundary(MAX_PIECE_BYTES));
+        count = count.saturating_add(tokens::count_tokens(piece));
+        rest = after;
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_text_is_cut_with_a_mark_and_only_once() {
+        let mut mended = ImportNotes::default();
+        let cut = cut_text("é".repeat(MAX_TEXT_BYTES), "messages[0]", &mut mended);
+        assert!(cut.len() <= MAX_TEXT_BYTES && cut.starts_with('é'));
+        assert!(cut.ends_with("bytes were cut off by the import]"));
+        assert_eq!(cut_text(cut.clone(), "messages[0]", &mut mended), cut);
+        assert_eq!(mended.into_list()[0].count, 1);
+    }
+
+    #[test]
+    fn tokens_of_a_long_text_are_counted_in_pieces() {
+        let long = "word ".repeat(MAX_PIECE_BYTES);
+        assert!(count_tokens(&long).abs_diff(MAX_PIECE_BYTES as u32) < 100);
+    }
 }

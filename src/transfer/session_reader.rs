@@ -3,7 +3,8 @@
 //! The format is detected while reading: `{"sessions": […]}`, one session per line (`jsonl`), or a
 //! list of conversations as ChatGPT writes it.
 
-use crate::json::lenient::RawObject;
+use super::json_repair::JsonRepairReader;
+use super::source_format::{FoundFormat, describe_unreadable, recognize_format};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
@@ -15,8 +16,6 @@ use std::ops::ControlFlow;
 /// Maximum size of a session's JSON, in bytes. A session is read completely before it is passed on.
 const MAX_SESSION_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 1 << 30 };
 
-/// Some editors and programs begin a file in UTF-8 with it.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Entries that may precede the first session of a list. Without a bound, a long list of something
 /// else would be read to its end.
 const MAX_LEADING_ENTRIES: usize = 1000;
@@ -35,27 +34,60 @@ pub enum FileEntry<'a> {
 pub fn read_sessions(
     file: impl Read,
     take: impl FnMut(FileEntry<'_>) -> ControlFlow<()>,
-) -> Result<(), serde_json::Error> {
+) -> Result<(), ReadError> {
     let left = Cell::new(MAX_SESSION_BYTES);
-    let mut file = MeteredReader { file, bytes_left: &left };
-    let mut head = Vec::new();
-    file.by_ref()
-        .take(BYTE_ORDER_MARK.len() as u64)
-        .read_to_end(&mut head)
-        .map_err(serde_json::Error::custom)?;
-    if head == BYTE_ORDER_MARK {
-        head.clear();
+    let file = MeteredReader { file, bytes_left: &left };
+    let mut sink = EntrySink {
+        on_entry: take,
+        bytes_left: &left,
+        unreadable_format: None,
+        has_sessions: false,
+        leading_entries: 0,
+    };
+    read_values(file, &mut sink).map_err(|error| match sink.unreadable_format {
+        Some(name) if !sink.has_sessions => ReadError::UnreadableFormat(name),
+        _ => ReadError::Json { error, has_sessions: sink.has_sessions },
+    })
+}
+
+/// The reason why a file could not be read to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Another product's export.
+    #[error("{}", describe_unreadable(.0))]
+    UnreadableFormat(&'static str),
+    #[error(
+        "must be {{\"sessions\": […]}}, one session per line, or a list of conversations: {error}"
+    )]
+    Json {
+        error: serde_json::Error,
+        /// Whether a session came before.
+        has_sessions: bool,
+    },
+}
+
+impl ReadError {
+    /// Whether the file is no export at all.
+    pub fn is_without_sessions(&self) -> bool {
+        !matches!(self, Self::Json { has_sessions: true, .. })
     }
-    let file = BufReader::new(head.as_slice().chain(file));
-    let mut json = serde_json::Deserializer::from_reader(file);
-    let mut sink = EntrySink { on_entry: take, bytes_left: &left };
-    let shape = ValueSeed(&mut sink).deserialize(&mut json)?;
+}
+
+fn read_values<F: FnMut(FileEntry<'_>) -> ControlFlow<()>>(
+    file: impl Read,
+    sink: &mut EntrySink<'_, F>,
+) -> Result<(), serde_json::Error> {
+    let file = JsonRepairReader::new(file);
+    let mut json = serde_json::Deserializer::from_reader(BufReader::new(file));
+    let shape = ValueSeed(sink).deserialize(&mut json)?;
     loop {
         match (json.end(), shape) {
+            (Ok(()), FileShape::Lines) if !sink.has_sessions => {
+                return Err(Error::missing_field("sessions"));
+            }
             (Ok(()), _) => return Ok(()),
-            // `end` fails because there is more input: the next line. Only the first line decides
-            // about the format.
-            (Err(error), FileShape::SessionLine) if !error.is_io() => {
+            // `end` fails because there is more input: the next line.
+            (Err(error), FileShape::Lines) if !error.is_io() => {
                 let line = Box::<RawValue>::deserialize(&mut json)?;
                 sink.push_entry(&line)?;
             }
@@ -85,18 +117,33 @@ impl<R: Read> Read for MeteredReader<'_, R> {
 struct EntrySink<'a, F> {
     on_entry: F,
     bytes_left: &'a Cell<u64>,
+    /// Name of another product's format that an entry has.
+    unreadable_format: Option<&'static str>,
+    has_sessions: bool,
+    /// Number of entries before the first session.
+    leading_entries: usize,
 }
 
 impl<F: FnMut(FileEntry<'_>) -> ControlFlow<()>> EntrySink<'_, F> {
     fn push_session<E: Error>(&mut self, session: &RawValue) -> Result<(), E> {
+        self.has_sessions = true;
         self.push(FileEntry::Session(session))
     }
 
-    /// Passes on an entry that has to prove that it is a session. Returns whether it is one.
-    fn push_entry<E: Error>(&mut self, raw: &RawValue) -> Result<bool, E> {
-        let is_session = is_session(raw);
-        self.push(if is_session { FileEntry::Session(raw) } else { FileEntry::Other(raw) })?;
-        Ok(is_session)
+    /// Passes on an entry that has to prove that it is a session.
+    fn push_entry<E: Error>(&mut self, raw: &RawValue) -> Result<(), E> {
+        match recognize_format(raw) {
+            FoundFormat::Readable(_) => return self.push_session(raw),
+            FoundFormat::Unreadable(name) => self.unreadable_format = Some(name),
+            FoundFormat::Unknown => {}
+        }
+        if !self.has_sessions {
+            self.leading_entries += 1;
+            if self.leading_entries > MAX_LEADING_ENTRIES {
+                return Err(E::custom("the first 1,000 entries are not conversations"));
+            }
+        }
+        self.push(FileEntry::Other(raw))
     }
 
     fn push<E: Error>(&mut self, entry: FileEntry<'_>) -> Result<(), E> {
@@ -113,8 +160,8 @@ impl<F: FnMut(FileEntry<'_>) -> ControlFlow<()>> EntrySink<'_, F> {
 enum FileShape {
     /// The complete file.
     WholeFile,
-    /// One session; more may follow.
-    SessionLine,
+    /// One entry; more may follow.
+    Lines,
 }
 
 struct ValueSeed<'a, 'b, F>(&'a mut EntrySink<'b, F>);
@@ -155,11 +202,8 @@ impl<'de, F: FnMut(FileEntry<'_>) -> ControlFlow<()>> Visitor<'de> for ValueSeed
             return Ok(FileShape::WholeFile);
         }
         let raw = to_raw_value(&others).map_err(A::Error::custom)?;
-        if !is_session(&raw) {
-            return Err(A::Error::missing_field("sessions"));
-        }
-        self.0.push_session(&raw)?;
-        Ok(FileShape::SessionLine)
+        self.0.push_entry(&raw)?;
+        Ok(FileShape::Lines)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<FileShape, A::Error> {
@@ -175,12 +219,6 @@ impl Serialize for RawFields {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
     }
-}
-
-/// Whether a value has at least one field that only sessions and conversations have.
-fn is_session(raw: &RawValue) -> bool {
-    let object = RawObject::from_value(raw);
-    ["sessionId", "messages", "mapping"].iter().any(|field| object.get(field).is_some())
 }
 
 struct ListSeed<'a, 'b, F> {
@@ -205,20 +243,14 @@ impl<'de, F: FnMut(FileEntry<'_>) -> ControlFlow<()>> Visitor<'de> for ListSeed<
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        let mut has_sessions = false;
-        let mut leading_entries = 0;
         while let Some(raw) = list.next_element::<Box<RawValue>>()? {
             if self.is_bare {
-                has_sessions |= self.sink.push_entry(&raw)?;
+                self.sink.push_entry(&raw)?;
             } else {
                 self.sink.push_session(&raw)?;
             }
-            leading_entries += 1;
-            if self.is_bare && !has_sessions && leading_entries == MAX_LEADING_ENTRIES {
-                break;
-            }
         }
-        if self.is_bare && !has_sessions {
+        if self.is_bare && !self.sink.has_sessions {
             return Err(A::Error::custom("the list contains no conversations"));
         }
         Ok(())
@@ -280,11 +312,12 @@ mod tests {
             format!("[{one},7,{{}},null,{one}]"),
             format!("[{{\"title\":\"\"}},{one},[],{one}]"),
             format!("{one}\n{{}}\n7\n\"x\"\n{one}\n"),
+            format!("{{}}\n{{\"title\":\"\"}}\n{one}\n{one}\n"),
         ] {
             assert_eq!(read_all(file.as_bytes()), (vec![one.to_owned(); 2], Ok(())), "{file}");
         }
         let numbers = format!("[{}{one}]", "7,".repeat(MAX_LEADING_ENTRIES));
-        assert!(read_all(numbers.as_bytes()).1.unwrap_err().contains("no conversations"));
+        assert!(read_all(numbers.as_bytes()).1.unwrap_err().contains("are not conversations"));
     }
 
     #[test]

@@ -6,15 +6,13 @@
 use super::import_notes::ImportNotes;
 use super::imported_messages::{MessageContext, convert_messages};
 use super::lenient_values::{convert_id, to_hex_id};
+pub use super::message_record::MessageRecord;
+use super::message_record::{format_time, role_name};
 use crate::domain::memory::MemoryOptions;
-use crate::domain::message::{FinishReason, MessageError};
 use crate::domain::session::{JsonObject, MAX_PARTICIPANTS, SessionSettings, SessionStatus};
 use crate::domain::text::truncate_chars;
 use crate::domain::title::{MAX_TITLE_CHARS, SessionTitle, TitleSource};
-use crate::domain::{
-    FieldError, MessageId, MessageType, Principal, ProjectId, Role, SessionId, Status, Timestamp,
-    Usage, UserId,
-};
+use crate::domain::{FieldError, MessageId, Principal, ProjectId, SessionId, Timestamp, UserId};
 use crate::error::Result;
 use crate::json::StrictObject;
 use crate::store::{ImportSession, MessageParent, NewMessage, NewSession};
@@ -71,60 +69,6 @@ pub struct SessionRecord {
     /// Values that were changed to fit into this record.
     #[schema(ignore)]
     pub(super) mended: ImportNotes,
-}
-
-/// A message in an import file.
-#[derive(ToSchema)]
-#[schema(rename_all = "camelCase")]
-pub struct MessageRecord {
-    /// Message id, unique within the session. Messages that the session already has are skipped.
-    pub(super) id: Option<String>,
-    pub(super) role: Role,
-    pub(super) sender_id: Option<String>,
-    #[schema(required = false)]
-    pub(super) content: String,
-    #[schema(rename = "type", required = false)]
-    pub(super) kind: MessageType,
-    #[schema(value_type = Option<Vec<Object>>)]
-    pub(super) parts: Option<Box<RawValue>>,
-    /// Another message of the file or of the session; by default the preceding one.
-    #[schema(value_type = Option<String>)]
-    pub(super) parent_id: Option<Option<String>>,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    pub(super) created_at: Option<Timestamp>,
-    pub(super) client_message_id: Option<String>,
-    #[schema(required = false)]
-    pub(super) status: Status,
-    pub(super) model: Option<String>,
-    pub(super) finish_reason: Option<FinishReason>,
-    pub(super) error: Option<MessageError>,
-    pub(super) usage: Option<Usage>,
-    /// Path used in notes, if it is not `messages[i]`.
-    #[schema(ignore)]
-    pub(super) error_path: Option<String>,
-}
-
-impl MessageRecord {
-    /// An empty message.
-    pub(super) fn from_role(role: Role) -> Self {
-        Self {
-            id: None,
-            role,
-            sender_id: None,
-            content: String::new(),
-            kind: MessageType::Text,
-            parts: None,
-            parent_id: None,
-            created_at: None,
-            client_message_id: None,
-            status: Status::Complete,
-            model: None,
-            finish_reason: None,
-            error: None,
-            usage: None,
-            error_path: None,
-        }
-    }
 }
 
 /// A session that is ready for the store.
@@ -311,28 +255,9 @@ fn derive_session_id(principal: &Principal, record: &SessionRecord, index: usize
     SessionId::new_unchecked(to_hex_id(digest))
 }
 
-/// The name of a role in derived ids: that of the variant when they were first derived, whatever
-/// it is called by now.
-pub(super) fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::User => "User",
-        Role::Assistant => "Assistant",
-        Role::System => "System",
-        Role::Tool => "Tool",
-    }
-}
-
-/// A time in derived ids, likewise as it was first written.
-pub(super) fn format_time(time: Option<Timestamp>) -> String {
-    match time {
-        Some(time) => format!("Some(Timestamp({}))", time.as_millis()),
-        None => "None".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::imported_messages::derive_message_id;
+    use super::super::message_record::derive_message_id;
     use super::super::session_json::parse_session;
     use super::*;
 

@@ -107,18 +107,19 @@ async fn failed_transfer_is_reported_and_leaves_nothing_partial() {
     let whole = file().to_string();
     std::fs::write(at.join("half.json"), &whole[..whole.len() - 5]).unwrap();
     std::fs::write(at.join("export.zip"), b"PK\x03\x04...").unwrap();
-    std::fs::write(at.join("bad.json"), whole.replace("\"id\":\"r\"", "\"id\":\"q\"")).unwrap();
+    std::fs::write(at.join("bad.json"), r#"[{"mapping":1},{"sessionId":"b","messages":1},7]"#)
+        .unwrap();
     for (arguments, code, sentence) in [
         (
             vec!["import", "half.json"],
             1,
-            "half.json must be {\"sessions\": […]}, one session per line",
+            "half.json: must be {\"sessions\": […]}, one session per line",
         ),
         (vec!["import", "half.json"], 1, "sessions imported before that: 1"),
-        (vec!["import", "export.zip"], 1, "unpack it and import the conversations.json inside"),
+        (vec!["import", "export.zip"], 1, "export.zip: is not a readable ZIP archive"),
         (vec!["import", "absent.json"], 1, "cannot read absent.json"),
-        (vec!["import", "bad.json"], 1, "skipped sessions[1] (b): messages[1].id must be unique"),
-        (vec!["import", "bad.json"], 1, "2 of 2 sessions were skipped"),
+        (vec!["import", "bad.json"], 1, "skipped sessions[1] (b): messages must be a list"),
+        (vec!["import", "bad.json"], 1, "3 of 3 sessions were skipped"),
         (vec!["import"], 2, "<FILE>"),
         (vec!["export", "--session", "nobody"], 1, "there is no such session"),
         (vec!["export", "--session", "a b"], 2, "must be 1 to 128 characters"),
@@ -132,6 +133,42 @@ async fn failed_transfer_is_reported_and_leaves_nothing_partial() {
     }
     let (_, exported, _) = run_echoic(at, &["export"]).await;
     assert_eq!(ids(&exported), ["a"]);
+}
+
+#[tokio::test]
+async fn files_folders_and_archives_are_imported_in_one_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    std::fs::create_dir_all(at.join("chats/deep/.hidden")).unwrap();
+    let session = |id: &str| json!({"sessionId": id, "messages": []}).to_string();
+    std::fs::write(at.join("chats/a.json"), session("a")).unwrap();
+    std::fs::write(at.join("chats/deep/b"), session("b")).unwrap();
+    std::fs::write(at.join("chats/deep/.hidden/x.json"), session("x")).unwrap();
+    std::fs::write(at.join("chats/notes.txt"), "nothing").unwrap();
+    let mut zip = zip::ZipWriter::new(std::fs::File::create(at.join("chats/c.zip")).unwrap());
+    zip.start_file("conversations.json", zip::write::SimpleFileOptions::default()).unwrap();
+    std::io::Write::write_all(&mut zip, session("c").as_bytes()).unwrap();
+    zip.finish().unwrap();
+    std::fs::write(at.join("d.json"), session("d")).unwrap();
+
+    let (code, out, stderr) = run_echoic(at, &["import", "d.json", "chats"]).await;
+    assert_eq!((code, out.as_str()), (0, "4 sessions imported, 0 new messages\n"), "{stderr}");
+    assert_eq!(stderr, "not imported: chats/notes.txt: is not JSON\n");
+    let (_, exported, _) = run_echoic(at, &["export"]).await;
+    let mut found = ids(&exported);
+    found.sort_by_key(ToString::to_string);
+    assert_eq!(found, ["a", "b", "c", "d"]);
+
+    // A file that was named has to be an export, and so does one of another product.
+    std::fs::write(at.join("chats/studio"), r#"{"chunkedPrompt": {}}"#).unwrap();
+    for (arguments, words) in [
+        (vec!["import", "chats/notes.txt", "d.json"], "chats/notes.txt: is not JSON"),
+        (vec!["import", "chats"], "looks like an export of Google AI Studio"),
+    ] {
+        let (code, _, stderr) = run_echoic(at, &arguments).await;
+        assert!(code == 1 && stderr.contains(words), "{arguments:?}: {stderr}");
+        assert!(stderr.contains("1 files could not be imported"), "{stderr}");
+    }
 }
 
 #[tokio::test]

@@ -129,6 +129,17 @@ async fn jsonl_export_has_one_session_per_line_and_is_importable() {
 }
 
 #[tokio::test]
+async fn reply_with_nul_is_exported_and_imported() {
+    let (server, other) = (Server::start().await, Server::start().await);
+    server.post("/api/chat-sessions", json!({"sessionId": "s"})).await.data();
+    server.turn("s", "Print it.", "a\0b").await;
+    assert_eq!(server.last_message("s").await["content"], "a\u{fffd}b");
+    let file = export_text(&server, "/api/export").await;
+    let report = import_text(&other, &file).await;
+    assert_eq!((&report["skipped"], &report["sessions"][0]["mended"]), (&json!([]), &json!([])));
+}
+
+#[tokio::test]
 async fn export_applies_filters_and_names_its_format() {
     let server = Server::start().await;
     fill_account(&server).await;

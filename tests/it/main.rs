@@ -29,6 +29,7 @@ mod fuzz;
 mod health;
 mod images;
 mod import;
+mod import_files;
 mod instances;
 mod isolation;
 mod jwt;

@@ -5,7 +5,7 @@ import { el } from "./dom.js";
 import { formatCount } from "./format.js";
 import { showToast } from "./toast.js";
 
-const FORMATS = "You can import a JSON export of Echoic, or ChatGPT’s conversations.json.";
+const FORMATS = "You can import exports of Echoic, ChatGPT, Claude, Open WebUI or LibreChat, as JSON or ZIP.";
 
 /**
  * @param {ExportFilter} filter
@@ -58,7 +58,7 @@ function saveAs(href, name) {
 export function pickImportFiles(app) {
   const onchange = () => importFiles(app, [...(input.files ?? [])]);
   /** @type {HTMLInputElement} */
-  const input = el("input", { type: "file", accept: ".json,application/json", hidden: true, onchange });
+  const input = el("input", { type: "file", accept: ".json,.jsonl,.zip", multiple: true, hidden: true, onchange });
   document.body.append(input);
   input.click();
   input.remove();
@@ -90,8 +90,11 @@ export async function importFiles(app, files) {
  * @param {unknown} error
  */
 function describeImportError(file, error) {
-  const isOtherFile = error instanceof ApiError && error.status === 400 && !error.details?.imported;
-  return isOtherFile ? `${file.name} isn’t a chat export. ${FORMATS}` : `${file.name}: ${getErrorMessage(error)}`;
+  const message = getErrorMessage(error);
+  // The server names the formats of other products.
+  const isOtherFile =
+    error instanceof ApiError && error.status === 400 && !error.details?.imported && !message.includes("looks like");
+  return isOtherFile ? `${file.name} isn’t a chat export. ${FORMATS}` : `${file.name}: ${message}`;
 }
 
 /** @param {App} app */

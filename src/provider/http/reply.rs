@@ -6,7 +6,7 @@
 
 use super::sse::SseDecoder;
 use super::{MAX_BODY_BYTES, errors, parse_retry_after, read_body, too_large_error};
-use crate::json::escapes::SurrogateJoiner;
+use crate::json::escapes::{SurrogateJoiner, repair_escapes};
 use crate::provider::{ProviderError, ProviderErrorKind, ProviderEvent, ProviderEvents};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -170,6 +170,9 @@ impl<P: StreamParser> ReplyReader<P> {
         if self.head.is_empty() {
             return None;
         }
-        Some(self.parser.parse_body(&self.head, self.key.as_deref()))
+        let body = String::from_utf8_lossy(&self.head);
+        let repaired = repair_escapes(&body);
+        let body = repaired.as_ref().map_or(&*body, |repaired| &repaired.json);
+        Some(self.parser.parse_body(body.as_bytes(), self.key.as_deref()))
     }
 }

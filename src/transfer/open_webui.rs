@@ -1,0 +1,308 @@
+//! Reads exports of Open WebUI: `{"chat": {"history": …}}` as the server exports it, or only what is
+//! in `chat`. The messages are a tree; `currentId` is the one shown last.
+//!
+//! Replies have their reasoning and tool calls in `output` since version 0.7, before that as
+//! `<details>` elements within their text.
+
+use super::external_conversation::{
+    ExternalConversation, ExternalMessage, MessageBlock, ParentLink,
+};
+use super::external_values::{
+    collect_text, fence_text, find_id, find_text, find_time, is_set, list_entries, parse_value,
+    render_call, render_result,
+};
+use super::lenient_values::parse_role;
+use super::session_record::SessionRecord;
+use crate::domain::Role;
+use crate::error::Result;
+use crate::json::lenient::RawObject;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::collections::HashMap;
+
+pub(super) fn parse_conversation(raw: &RawValue) -> Result<SessionRecord> {
+    let outer = parse_value(raw)?;
+    let chat = outer.get("chat").filter(|chat| chat.is_object()).unwrap_or(&outer);
+    let history = chat.get("history").unwrap_or(&Value::Null);
+    let mut messages = read_messages(raw);
+    if messages.is_empty() {
+        // Chats of the oldest versions have a list without branches.
+        let list = list_entries(chat, "messages").iter().enumerate();
+        messages = list
+            .map(|(index, message)| {
+                convert_message(message, None, format!("chat.messages[{index}]"))
+            })
+            .collect();
+    }
+    let title = find_text(&outer, "title").or_else(|| find_text(chat, "title"));
+    let times = [find_time(&outer, "created_at"), find_time(chat, "timestamp")];
+    ExternalConversation {
+        id: find_id(&outer, "id").or_else(|| find_id(chat, "id")).filter(|id| !id.is_empty()),
+        title,
+        created_at: times.into_iter().flatten().next(),
+        archived: is_set(&outer, "archived"),
+        pinned: is_set(&outer, "pinned"),
+        messages,
+        head: find_id(history, "currentId"),
+    }
+    .into_record()
+}
+
+/// The nodes of the tree in the order of the file, which `Value` does not keep; none if there is no
+/// tree.
+fn read_messages(raw: &RawValue) -> Vec<ExternalMessage> {
+    let outer = RawObject::from_value(raw);
+    let nested = outer.object("chat").object("history").object("messages");
+    let flat = outer.object("history").object("messages");
+    let convert = |(id, message): (&str, &RawValue)| {
+        let message = serde_json::from_str(message.get()).unwrap_or_default();
+        convert_message(&message, Some(id.to_owned()), format!("chat.history.messages.{id}"))
+    };
+    nested.fields().chain(flat.fields()).map(convert).collect()
+}
+
+fn convert_message(message: &Value, id: Option<String>, path: String) -> ExternalMessage {
+    let parent = match (&id, find_id(message, "parentId")) {
+        (None, _) => ParentLink::Previous,
+        (Some(_), Some(parent)) => ParentLink::Message(parent),
+        (Some(_), None) => ParentLink::Root,
+    };
+    let role = find_text(message, "role").and_then(|role| parse_role(&role));
+    ExternalMessage {
+        id: id.or_else(|| find_id(message, "id")),
+        parent,
+        role: role.unwrap_or(Role::System),
+        blocks: convert_content(message),
+        created_at: find_time(message, "timestamp"),
+        model: find_text(message, "model"),
+        is_interrupted: message.get("done").and_then(Value::as_bool) == Some(false),
+        error: find_error(message),
+        path,
+    }
+}
+
+/// `{"error": {"content": …}}`; older versions write `true` and put the error into the content.
+fn find_error(message: &Value) -> Option<String> {
+    let error = message.get("error")?;
+    let text = collect_text(error);
+    let text = if text.is_empty() { find_text(error, "message") } else { Some(text) };
+    text.or_else(|| error.is_object().then(|| error.to_string()))
+}
+
+fn convert_content(message: &Value) -> Vec<MessageBlock> {
+    let mut blocks = convert_output(list_entries(message, "output"));
+    let is_blank =
+        |block: &MessageBlock| matches!(block, MessageBlock::Text(text) if text.trim().is_empty());
+    if blocks.iter().all(is_blank) {
+        let content = collect_text(message.get("content").unwrap_or(&Value::Null));
+        blocks = split_details(&content);
+    }
+    for file in list_entries(message, "files") {
+        blocks.push(convert_file(file));
+    }
+    for source in list_entries(message, "sources").iter().chain(list_entries(message, "citations"))
+    {
+        blocks.extend(convert_source(source));
+    }
+    blocks
+}
+
+/// Converts the items of a reply, which resemble those of OpenAI's Responses API.
+fn convert_output(items: &[Value]) -> Vec<MessageBlock> {
+    // Results do not name their function, only the call.
+    let mut names: HashMap<String, String> = HashMap::new();
+    let mut blocks = Vec::new();
+    for item in items {
+        let kind = find_text(item, "type").unwrap_or_default();
+        let content = item.get("content").map(collect_text).unwrap_or_default();
+        let name = find_text(item, "name").unwrap_or_else(|| kind.clone());
+        let call_id = find_id(item, "call_id").or_else(|| find_id(item, "id")).unwrap_or_default();
+        blocks.push(match kind.as_str() {
+            "message" => MessageBlock::Text(content),
+            "reasoning" if content.is_empty() => {
+                MessageBlock::Reasoning(item.get("summary").map(collect_text).unwrap_or_default())
+            }
+            "reasoning" => MessageBlock::Reasoning(content),
+            "function_call" => {
+                let input = find_text(item, "arguments").unwrap_or_default();
+                names.insert(call_id, name.clone());
+                MessageBlock::Text(render_call(&name, &parse_arguments(&input)))
+            }
+            "function_call_output" => {
+                let name = names.get(&call_id).map_or("tool", String::as_str);
+                let output = item.get("output").map(collect_text).unwrap_or_default();
+                MessageBlock::Text(render_result(name, &output))
+            }
+            "open_webui:code_interpreter" => MessageBlock::Text(render_code(item)),
+            _ if !content.is_empty() => MessageBlock::Text(content),
+            _ => MessageBlock::left_out(&kind),
+        });
+    }
+    blocks
+}
+
+fn parse_arguments(input: &str) -> Value {
+    serde_json::from_str(input).unwrap_or_else(|_| Value::String(input.to_owned()))
+}
+
+fn render_code(item: &Value) -> String {
+    let language = find_text(item, "lang").unwrap_or_default();
+    let code = fence_text(&language, &find_text(item, "code").unwrap_or_default());
+    let output = item.get("output").unwrap_or(&Value::Null);
+    let streams = ["stdout", "stderr", "result"].map(|name| find_text(output, name));
+    let output = match streams.iter().any(Option::is_some) {
+        true => streams.into_iter().flatten().collect::<Vec<_>>().join("\n"),
+        false => collect_text(output),
+    };
+    [code, render_result("code", &output)].join("\n\n")
+}
+
+/// Separates `<details>` elements that the server wrote from the text around them.
+fn split_details(content: &str) -> Vec<MessageBlock> {
+    let mut blocks = Vec::new();
+    let mut rest = content;
+    while let Some((before, element)) = rest.split_once("<details type=\"") {
+        let Some((attributes, element)) = element.split_once('>') else { break };
+        let Some((body, after)) = element.split_once("</details>") else { break };
+        blocks.push(MessageBlock::Text(before.to_owned()));
+        blocks.push(convert_details(attributes, body));
+        rest = after;
+    }
+    blocks.push(MessageBlock::Text(rest.to_owned()));
+    blocks
+}
+
+/// Converts a `<details>` element. `attributes` begins with the value of `type`.
+fn convert_details(attributes: &str, body: &str) -> MessageBlock {
+    let (kind, attributes) = attributes.split_once('"').unwrap_or((attributes, ""));
+    let attribute = |name: &str| {
+        let (_, value) = attributes.split_once(&format!(" {name}=\""))?;
+        Some(unescape_html(value.split_once('"')?.0))
+    };
+    let body = body.split_once("</summary>").map_or(body, |(_, body)| body).trim();
+    match kind {
+        "reasoning" => {
+            let lines = body.lines().map(|line| {
+                line.strip_prefix("&gt;")
+                    .or_else(|| line.strip_prefix('>'))
+                    .map_or(line, str::trim_start)
+            });
+            MessageBlock::Reasoning(unescape_html(&lines.collect::<Vec<_>>().join("\n")))
+        }
+        "tool_calls" => {
+            let name = attribute("name").unwrap_or_else(|| "tool".to_owned());
+            let arguments = attribute("arguments").unwrap_or_default();
+            let call = render_call(&name, &parse_encoded(&arguments));
+            let result = attribute("result").unwrap_or_else(|| unescape_html(body));
+            let result = collect_text(&parse_encoded(&result));
+            MessageBlock::Text([call, render_result(&name, &result)].join("\n\n"))
+        }
+        _ => {
+            let output = attribute("output").unwrap_or_default();
+            let output = parse_encoded(&output);
+            let output = find_text(&output, "stdout").unwrap_or_else(|| collect_text(&output));
+            MessageBlock::Text([body.to_owned(), render_result("code", &output)].join("\n\n"))
+        }
+    }
+}
+
+/// Attributes are JSON, often encoded twice.
+fn parse_encoded(text: &str) -> Value {
+    match parse_arguments(text) {
+        Value::String(inner) => parse_arguments(&inner),
+        value => value,
+    }
+}
+
+fn unescape_html(text: &str) -> String {
+    let text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"");
+    // Last, so that `&amp;lt;` becomes `&lt;`.
+    text.replace("&#x27;", "'").replace("&#39;", "'").replace("&amp;", "&")
+}
+
+/// Files are stored on the server; only older exports have their text.
+fn convert_file(file: &Value) -> MessageBlock {
+    let is_image = find_text(file, "type").as_deref() == Some("image");
+    let kind = if is_image { "image" } else { "file" };
+    let inner = file.get("file").unwrap_or(&Value::Null);
+    let name = find_text(file, "name").or_else(|| find_text(inner, "filename"));
+    let text = inner.pointer("/data/content").and_then(Value::as_str).unwrap_or_default();
+    MessageBlock::file(kind, name, text)
+}
+
+fn convert_source(source: &Value) -> Option<MessageBlock> {
+    let place = source.get("source")?;
+    let url = find_text(place, "url").or_else(|| find_text(place, "name"));
+    let url = url.filter(|url| url.starts_with("http"))?;
+    Some(MessageBlock::Source { url, title: find_text(place, "title") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::external_conversation::tests::render_messages;
+    use super::*;
+    use crate::domain::{Status, Timestamp};
+    use serde_json::json;
+    use serde_json::value::to_raw_value;
+
+    fn convert(conversation: &Value) -> SessionRecord {
+        parse_conversation(&to_raw_value(conversation).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn tree_is_imported_with_output_items_and_head() {
+        let output = json!([
+            {"type": "reasoning", "content": [{"type": "output_text", "text": "Add."}], "summary": null},
+            {"type": "function_call", "call_id": "k", "name": "calc", "arguments": "{\"x\": 1}"},
+            {"type": "function_call_output", "call_id": "k", "output": [{"type": "input_text", "text": "2"}]},
+            {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "It is 2."}]}]);
+        let file = json!({"type": "file", "name": "a.txt", "file": {"data": {"content": "one"}}});
+        // Written by hand: the order of the nodes is not that of their ids.
+        let messages = format!(
+            r#"{{"q": {{"parentId": null, "role": "user", "content": "1 + 1?", "timestamp": 1757000001, "files": [{file}]}},
+            "z1": {{"parentId": "q", "role": "assistant", "model": "qwen3", "timestamp": 1757000002, "done": true,
+                    "content": "ignored", "output": {output}}},
+            "a2": {{"parentId": "q", "role": "assistant", "content": "", "timestamp": 1757000009,
+                    "error": {{"content": "model not found"}}}},
+            "z2": {{"parentId": "z1", "role": "user", "content": "Sure?", "timestamp": 1757000003}}}}"#
+        );
+        let raw = format!(
+            r#"{{"id": "c1", "user_id": "u", "title": "Sums", "pinned": true, "created_at": 1757000000,
+            "chat": {{"title": "Sums", "messages": [], "history": {{"currentId": "z2", "messages": {messages}}}}}}}"#
+        );
+        let record = parse_conversation(&RawValue::from_string(raw).unwrap()).unwrap();
+        let call = "[calc]\nx: 1\n\n[result of calc]\n\n```\n2\n```";
+        let parts = r#"[{"type":"reasoning","text":"Add."}]"#;
+        assert_eq!(
+            render_messages(&record),
+            [
+                "q< user: 1 + 1?\n\n[file: a.txt]\n\n```\none\n```",
+                &format!("z1<q assistant: {call}\n\nIt is 2. {parts}"),
+                "a2<q assistant: ",
+                "z2<z1 user: Sure?",
+            ]
+        );
+        let failed = &record.messages[2].0;
+        assert_eq!(failed.status, Status::Failed);
+        assert_eq!(failed.error.as_ref().unwrap().message, "model not found");
+        assert_eq!((record.head_id.as_deref(), record.pinned), (Some("z2"), true));
+        assert_eq!(record.created_at, Timestamp::parse("2025-09-04T15:33:20Z"));
+    }
+
+    #[test]
+    fn details_within_the_text_are_separated() {
+        let thought = "<details type=\"reasoning\" done=\"true\" duration=\"2\">\n<summary>Thought for 2 seconds</summary>\n\
+            &gt; Is 1 &lt; 2?\n&gt; Yes.\n</details>";
+        let call = "<details type=\"tool_calls\" done=\"true\" id=\"1\" name=\"look\" \
+            arguments=\"&quot;{\\&quot;q\\&quot;: \\&quot;x\\&quot;}&quot;\" result=\"&quot;found&quot;\" files=\"\">\n\
+            <summary>Tool Executed</summary>\n</details>";
+        let content = format!("{thought}\nYes. {call}\nDone. <details type=\"reasoning\">cut");
+        let message = json!({"role": "assistant", "content": content});
+        let history = json!({"currentId": "m", "messages": {"m": message}});
+        let record = convert(&json!({"title": "New Chat", "history": history}));
+        let text = "Yes.\n\n[look]\nq: x\n\n[result of look]\n\n```\nfound\n```\n\nDone. <details type=\"reasoning\">cut";
+        let parts = r#"[{"type":"reasoning","text":"Is 1 < 2?\nYes."}]"#;
+        assert_eq!(render_messages(&record), [format!("m< assistant: {text} {parts}")]);
+        assert_eq!(record.title, None);
+    }
+}
