@@ -7,7 +7,7 @@ use super::chatgpt;
 use super::import_notes::{ImportNote, ImportNotes};
 use super::lenient_values::read_id;
 use super::session_json;
-use super::session_reader::FileEntry;
+use super::session_reader::SessionEntry;
 use super::session_record::{self, ImportOptions, PreparedSession};
 use crate::clock;
 use crate::domain::ids::MAX_ID_CHARS;
@@ -25,7 +25,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use utoipa::ToSchema;
 
-/// Reason for skipping an entry of the file that is no session, after its field name.
+/// Reason for skipping an entry of the file that is not a session, after its field name.
 const NOT_A_CONVERSATION: &str = "is not a conversation: it has neither messages nor a mapping";
 
 /// Outcome of an import.
@@ -113,10 +113,10 @@ impl SessionImporter {
     }
 
     /// Stores or skips the next session. Breaks if the store is unavailable. Blocks.
-    pub fn import_session(&mut self, entry: FileEntry<'_>) -> ControlFlow<()> {
+    pub fn import_session(&mut self, entry: SessionEntry<'_>) -> ControlFlow<()> {
         // Every session so far is in one of the two lists.
         let index = self.report.sessions.len() + self.report.skipped.len();
-        let (FileEntry::Session(raw) | FileEntry::Other(raw)) = entry;
+        let (SessionEntry::Session(raw) | SessionEntry::Other(raw)) = entry;
         // Stores cannot keep NUL, and half of an emoji is no text at all.
         let mut repaired = repair_escapes(raw.get());
         let json = repaired.as_mut().map(|repaired| std::mem::take(&mut repaired.json));
@@ -125,10 +125,10 @@ impl SessionImporter {
         let markers = SessionMarkers::from_json(raw);
         let source_id = markers.source_id.clone();
         let outcome = match entry {
-            FileEntry::Session(_) => self
+            SessionEntry::Session(_) => self
                 .check_duplicate(source_id.as_deref())
                 .and_then(|()| self.import_record(raw, &markers, index)),
-            FileEntry::Other(_) => Err(Error::invalid_field("entry", NOT_A_CONVERSATION)),
+            SessionEntry::Other(_) => Err(Error::invalid_field("entry", NOT_A_CONVERSATION)),
         };
         match outcome {
             Ok((stored, left_out, mut mended)) => {
