@@ -281,7 +281,7 @@ mod tests {
         ] {
             assert_eq!(read_all(file.as_bytes()), (vec![one.to_owned(); 2], Ok(())), "{file}");
         }
-        let numbers = format!("[{}{one}]", "7,".repeat(MAX_LEADING_ENTRIES));
+        let numbers = format!("[{}{one}]", "7,".repeat(MAX_LEADING_ENTRIES + 1));
         assert!(read_all(numbers.as_bytes()).1.unwrap_err().contains("are not conversations"));
     }
 
