@@ -1,5 +1,5 @@
-//! JSON parsing that is stricter than serde's default, with errors that name the field. `lenient` is
-//! its opposite, for the JSON of other programs.
+//! JSON parsing that is stricter than serde's default, with errors that name the field. `lenient`
+//! is its opposite, for the JSON of other programs.
 
 pub mod escapes;
 pub mod lenient;

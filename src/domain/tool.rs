@@ -187,7 +187,7 @@ pub fn find_continued_reply(role: Role, parts: &MessageParts) -> Option<MessageI
 pub fn encode_input(input: &str) -> Box<RawValue> {
     // Models may send no arguments at all for a function without parameters.
     let input = if input.trim().is_empty() { "{}" } else { input };
-    // Whatever is stored should be valid in an export.
+    // Stored arguments must be valid JSON in an export, too.
     let repaired = repair_escapes(input);
     let input = repaired.as_ref().map_or(input, |repaired| repaired.json.as_str());
     let json: Option<Box<RawValue>> = serde_json::from_str(input).ok();

@@ -118,8 +118,7 @@ async fn read_body(request: Request, limit: usize) -> Result<Bytes> {
     }
 }
 
-/// Browsers send a text that was cut within an emoji as it is: with half of it, which no JSON parser
-/// accepts.
+/// Browsers send a text that was cut within an emoji with half of it, which no JSON parser accepts.
 fn replace_half_characters(json: Bytes) -> Bytes {
     let repaired = match replace_lone_surrogates(&json) {
         Cow::Borrowed(_) => None,

@@ -1,7 +1,7 @@
 //! Reads the JSON of other programs field by field: a value of an unexpected type counts as absent.
 //!
-//! Vendors, gateways, proxies and exports have `null`, `""`, `[]`, `{}` or a number in place of almost any
-//! field. A typed struct would reject the whole event for one such value.
+//! Vendors, gateways, proxies and exports have `null`, `""`, `[]`, `{}` or a number in place of
+//! almost any field. A typed struct would reject the whole event for one such value.
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;

@@ -4,7 +4,7 @@
 //! Used by `http` and `cli`, which read the file. Runs on a thread that may block.
 
 use super::import_notes::{ImportNote, ImportNotes};
-use super::session_reader::{FileEntry, ReadError};
+use super::session_reader::{SessionEntry, ReadError};
 use super::session_record::{self, ImportOptions, PreparedSession};
 use super::source_format::{FoundFormat, SourceFormat, describe_unreadable, recognize_format};
 use crate::clock;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use utoipa::ToSchema;
 
-/// Reason for skipping an entry of the file that is no session, after its field name.
+/// Reason for skipping an entry of the file that is not a session, after its field name.
 const NOT_A_CONVERSATION: &str = "is not a conversation: it has neither messages nor a mapping";
 
 /// Outcome of an import.
@@ -157,11 +157,11 @@ impl SessionImporter {
     }
 
     /// Stores or skips the next session. Breaks if the store is unavailable. Blocks.
-    pub fn import_session(&mut self, entry: FileEntry<'_>) -> ControlFlow<()> {
+    pub fn import_session(&mut self, entry: SessionEntry<'_>) -> ControlFlow<()> {
         // Every session of the file so far is in one of the two lists.
         let listed = self.report.sessions.len() + self.report.skipped.len();
         let index = listed - self.file_begin.sessions - self.file_begin.skipped;
-        let (FileEntry::Session(raw) | FileEntry::Other(raw)) = entry;
+        let (SessionEntry::Session(raw) | SessionEntry::Other(raw)) = entry;
         // Stores cannot keep NUL, and half of an emoji is no text at all.
         let mut repaired = repair_escapes(raw.get());
         let json = repaired.as_mut().map(|repaired| std::mem::take(&mut repaired.json));
@@ -348,14 +348,14 @@ impl SessionMarkers {
 
     /// The format of a session, or the reason for skipping it. The entries of a list `sessions` are
     /// Echoic's own, whatever their fields.
-    fn check_format(&self, entry: FileEntry<'_>) -> Result<SourceFormat> {
+    fn check_format(&self, entry: SessionEntry<'_>) -> Result<SourceFormat> {
         match (self.format, entry) {
             (FoundFormat::Readable(format), _) => Ok(format),
             (FoundFormat::Unreadable(name), _) => {
                 Err(Error::new(ErrorKind::InvalidRequest, describe_unreadable(name)))
             }
-            (FoundFormat::Unknown, FileEntry::Session(_)) => Ok(SourceFormat::Echoic),
-            (FoundFormat::Unknown, FileEntry::Other(_)) => {
+            (FoundFormat::Unknown, SessionEntry::Session(_)) => Ok(SourceFormat::Echoic),
+            (FoundFormat::Unknown, SessionEntry::Other(_)) => {
                 Err(Error::invalid_field("entry", NOT_A_CONVERSATION))
             }
         }

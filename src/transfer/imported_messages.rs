@@ -14,13 +14,13 @@ use crate::store::{MessageParent, NewMessage, ReplyFields};
 use serde_json::value::RawValue;
 use std::collections::{HashMap, HashSet};
 
-/// Maximum size of a message's text in bytes. Whatever a model or a tool wrote should be importable,
-/// but not without limit, so the bound for parts serves for the text as well.
+/// Maximum size of a message's text in bytes. The output of models and tools should be
+/// importable, but not without limit, so the bound for parts serves for the text as well.
 const MAX_TEXT_BYTES: usize = MAX_PARTS_BYTES;
 /// Size of the pieces in which the tokens of a long text are counted, in bytes.
 const MAX_PIECE_BYTES: usize = 256 << 10;
 
-/// What the messages of a session have in common.
+/// Data that all messages of a session share.
 pub(super) struct MessageContext<'a> {
     pub(super) principal: &'a Principal,
     pub(super) session: &'a SessionId,

@@ -2,8 +2,8 @@
 //! `Infinity` as strings, and with escapes in place of control characters and bytes that are not
 //! UTF-8.
 //!
-//! Nothing is decided here about the values: whoever reads a field sees that its value is odd, and
-//! notes it.
+//! Nothing is decided here about the values: the readers of the fields see that a value is odd, and
+//! note it.
 
 use std::io::{self, Read};
 
@@ -138,7 +138,7 @@ impl<R: Read> JsonRepairReader<R> {
 
     fn push_outside(&mut self, byte: u8) {
         let is_word = byte.is_ascii_alphabetic() || byte == b'-';
-        // Longer than any of the odd numbers, so it is none.
+        // Longer than any of the odd numbers, so not one of them.
         if is_word && self.word.len() < 16 {
             self.word.push(byte);
             return;

@@ -21,8 +21,8 @@ pub(super) enum TimeForm {
     Text,
 }
 
-/// Reads the time in a field. A time in another form is noted as mended; if it cannot be understood,
-/// it counts as absent.
+/// Reads the time in a field. A time in another form is noted as mended; one that cannot be
+/// understood counts as absent.
 pub(super) fn read_time(
     object: &RawObject<'_>,
     field: &str,

@@ -22,7 +22,7 @@ const MAX_LEADING_ENTRIES: usize = 1000;
 
 /// An entry of the file.
 #[derive(Debug, Clone, Copy)]
-pub enum FileEntry<'a> {
+pub enum SessionEntry<'a> {
     /// An entry in the place of a session. Its fields are not checked.
     Session(&'a RawValue),
     /// A JSON value among sessions that does not look like one.
@@ -33,7 +33,7 @@ pub enum FileEntry<'a> {
 /// `sessions` are ignored. A file without any session is an error, too.
 pub fn read_sessions(
     file: impl Read,
-    take: impl FnMut(FileEntry<'_>) -> ControlFlow<()>,
+    take: impl FnMut(SessionEntry<'_>) -> ControlFlow<()>,
 ) -> Result<(), ReadError> {
     let left = Cell::new(MAX_SESSION_BYTES);
     let file = MeteredReader { file, bytes_left: &left };
@@ -73,7 +73,7 @@ impl ReadError {
     }
 }
 
-fn read_values<F: FnMut(FileEntry<'_>) -> ControlFlow<()>>(
+fn read_values<F: FnMut(SessionEntry<'_>) -> ControlFlow<()>>(
     file: impl Read,
     sink: &mut EntrySink<'_, F>,
 ) -> Result<(), serde_json::Error> {
@@ -124,10 +124,10 @@ struct EntrySink<'a, F> {
     leading_entries: usize,
 }
 
-impl<F: FnMut(FileEntry<'_>) -> ControlFlow<()>> EntrySink<'_, F> {
+impl<F: FnMut(SessionEntry<'_>) -> ControlFlow<()>> EntrySink<'_, F> {
     fn push_session<E: Error>(&mut self, session: &RawValue) -> Result<(), E> {
         self.has_sessions = true;
-        self.push(FileEntry::Session(session))
+        self.push(SessionEntry::Session(session))
     }
 
     /// Passes on an entry that has to prove that it is a session.
@@ -143,10 +143,10 @@ impl<F: FnMut(FileEntry<'_>) -> ControlFlow<()>> EntrySink<'_, F> {
                 return Err(E::custom("the first 1,000 entries are not conversations"));
             }
         }
-        self.push(FileEntry::Other(raw))
+        self.push(SessionEntry::Other(raw))
     }
 
-    fn push<E: Error>(&mut self, entry: FileEntry<'_>) -> Result<(), E> {
+    fn push<E: Error>(&mut self, entry: SessionEntry<'_>) -> Result<(), E> {
         self.bytes_left.set(MAX_SESSION_BYTES);
         match (self.on_entry)(entry) {
             ControlFlow::Continue(()) => Ok(()),
@@ -166,7 +166,7 @@ enum FileShape {
 
 struct ValueSeed<'a, 'b, F>(&'a mut EntrySink<'b, F>);
 
-impl<'de, F: FnMut(FileEntry<'_>) -> ControlFlow<()>> DeserializeSeed<'de>
+impl<'de, F: FnMut(SessionEntry<'_>) -> ControlFlow<()>> DeserializeSeed<'de>
     for ValueSeed<'_, '_, F>
 {
     type Value = FileShape;
@@ -176,7 +176,7 @@ impl<'de, F: FnMut(FileEntry<'_>) -> ControlFlow<()>> DeserializeSeed<'de>
     }
 }
 
-impl<'de, F: FnMut(FileEntry<'_>) -> ControlFlow<()>> Visitor<'de> for ValueSeed<'_, '_, F> {
+impl<'de, F: FnMut(SessionEntry<'_>) -> ControlFlow<()>> Visitor<'de> for ValueSeed<'_, '_, F> {
     type Value = FileShape;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -227,7 +227,9 @@ struct ListSeed<'a, 'b, F> {
     is_bare: bool,
 }
 
-impl<'de, F: FnMut(FileEntry<'_>) -> ControlFlow<()>> DeserializeSeed<'de> for ListSeed<'_, '_, F> {
+impl<'de, F: FnMut(SessionEntry<'_>) -> ControlFlow<()>> DeserializeSeed<'de>
+    for ListSeed<'_, '_, F>
+{
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -235,7 +237,7 @@ impl<'de, F: FnMut(FileEntry<'_>) -> ControlFlow<()>> DeserializeSeed<'de> for L
     }
 }
 
-impl<'de, F: FnMut(FileEntry<'_>) -> ControlFlow<()>> Visitor<'de> for ListSeed<'_, '_, F> {
+impl<'de, F: FnMut(SessionEntry<'_>) -> ControlFlow<()>> Visitor<'de> for ListSeed<'_, '_, F> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -264,7 +266,7 @@ mod tests {
     fn read_all(file: impl Read) -> (Vec<String>, Result<(), String>) {
         let mut taken = Vec::new();
         let outcome = read_sessions(file, |entry| {
-            if let FileEntry::Session(raw) = entry {
+            if let SessionEntry::Session(raw) = entry {
                 taken.push(raw.get().to_owned());
             }
             ControlFlow::Continue(())
@@ -316,7 +318,7 @@ mod tests {
         ] {
             assert_eq!(read_all(file.as_bytes()), (vec![one.to_owned(); 2], Ok(())), "{file}");
         }
-        let numbers = format!("[{}{one}]", "7,".repeat(MAX_LEADING_ENTRIES));
+        let numbers = format!("[{}{one}]", "7,".repeat(MAX_LEADING_ENTRIES + 1));
         assert!(read_all(numbers.as_bytes()).1.unwrap_err().contains("are not conversations"));
     }
 

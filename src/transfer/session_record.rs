@@ -228,6 +228,7 @@ fn convert_read_marks(
     marks.sort_unstable();
     let mut seqs = HashMap::new();
     for (user, id) in marks {
+        let id = convert_id(&id);
         // Imported messages are numbered in file order, starting at 1.
         let index = messages.iter().position(|(message, _)| message.id.as_str() == id);
         let seq = index.and_then(|index| u32::try_from(index + 1).ok());

@@ -278,6 +278,7 @@ async fn non_json_content_type_is_rejected() {
 async fn half_an_emoji_in_a_request_is_replaced() {
     let server = Server::start().await;
     for (path, body) in [
+        ("/api/chat-sessions", r#"{"sessionId":"s"}"#),
         ("/api/chat-messages", r#"{"chatSessionId":"s","role":"user","content":"cut \ud83d"}"#),
         (
             "/api/chat-messages",

@@ -11,7 +11,7 @@ use echoic::domain::{MessageId, Principal, Role, Session, SessionId};
 use echoic::error::ErrorKind;
 use echoic::store::{ImportSession, MessageParent, NewMessage, NewSession, Store};
 use echoic::transfer::import::{ImportReport, SessionImporter};
-use echoic::transfer::session_reader::FileEntry;
+use echoic::transfer::session_reader::SessionEntry;
 use echoic::transfer::session_record::ImportOptions;
 use serde_json::value::RawValue;
 use std::collections::HashMap;
@@ -212,7 +212,7 @@ async fn import_file(
     let mut import = SessionImporter::new(store.clone(), who.clone(), terms, Handle::current());
     let session = RawValue::from_string(session.to_owned()).unwrap();
     let task = tokio::task::spawn_blocking(move || {
-        assert!(import.import_session(FileEntry::Session(&session)).is_continue());
+        assert!(import.import_session(SessionEntry::Session(&session)).is_continue());
         import.finish(Ok(())).unwrap()
     });
     task.await.unwrap()

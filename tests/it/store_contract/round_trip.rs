@@ -1,4 +1,4 @@
-//! Whatever is stored can be exported and imported again.
+//! All stored text can be exported and imported again.
 
 use super::import::session_file;
 use super::{at, id, message, user};
