@@ -92,7 +92,7 @@ impl FromRequest<ApiState> for ImportBody {
 /// Import sessions.
 ///
 /// Each session is imported completely or skipped with a reason. Importing the same file twice
-/// changes nothing. Several files can be sent as a form or as a ZIP archive; a file that is no
+/// changes nothing. Several files can be sent as a form or as a ZIP archive; a file that is not an
 /// export does not stop the others.
 #[utoipa::path(
     post, path = "/api/import", tag = "import",
@@ -116,8 +116,8 @@ pub(super) async fn import_sessions(
     let chat = api.chat;
     let import = SessionImporter::new(api.store, principal, options, Handle::current())
         .with_progress(move |imported| chat.publish_import(imported));
-    // serde reads from blocking `io::Read` only, so the files are parsed on a blocking thread, which
-    // pulls the body at its own pace.
+    // serde reads from blocking `io::Read` only, so the files are parsed on a blocking thread,
+    // which pulls the body at its own pace.
     let task = tokio::task::spawn_blocking(move || match body {
         ImportBody::File(body) => {
             let bytes = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
