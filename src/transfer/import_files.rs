@@ -275,7 +275,7 @@ fn printable_name(name: std::borrow::Cow<'_, str>) -> String {
 
 /// Files that operating systems add to folders and archives.
 fn is_system_file(name: &str) -> bool {
-    let is_hidden = |part: &str| part.starts_with('.') && part.trim_matches('.') != "";
+    let is_hidden = |part: &str| part.starts_with('.') && !part.trim_matches('.').is_empty();
     name.split('/').any(|part| part == "__MACOSX" || is_hidden(part))
 }
 
