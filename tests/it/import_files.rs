@@ -1,4 +1,4 @@
-//! Import of several files in one go, as a form or as a ZIP archive, and of other products' exports.
+//! Import of several files in one go, as a form or a ZIP archive, and of other products' exports.
 
 use crate::support::Server;
 use crate::support::server::{ApiResponse, fetch};
