@@ -59,6 +59,12 @@ pub(super) struct ImportForm {
     file: Vec<Vec<u8>>,
 }
 
+/// A ZIP archive of import files.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[allow(dead_code, reason = "describes the body, which is stored as a file")]
+pub(super) struct ImportArchive(Vec<u8>);
+
 /// The body of an import.
 pub(super) enum ImportBody {
     File(Body),
@@ -91,15 +97,16 @@ impl FromRequest<ApiState> for ImportBody {
 
 /// Import sessions.
 ///
-/// Each session is imported completely or skipped with a reason. Importing the same file twice
-/// changes nothing. Several files can be sent as a form or as a ZIP archive; a file that is no
-/// export does not stop the others.
+/// Each session is imported or skipped with a reason. Invalid values are replaced and listed as
+/// `mended`; contents that have no place in a session are listed as `leftOut`. Importing the same
+/// file twice changes nothing. Several files can be sent as a form or as a ZIP archive; a file that
+/// is not an export does not stop the others.
 #[utoipa::path(
     post, path = "/api/import", tag = "import",
     request_body(content(
         (ImportRequest = "application/json"),
         (ImportForm = "multipart/form-data"),
-        (Vec<u8> = "application/zip"),
+        (ImportArchive = "application/zip"),
     )),
     responses((status = 200, body = Envelope<ImportReport>), (status = "default", body = ErrorResponse))
 )]
@@ -116,8 +123,8 @@ pub(super) async fn import_sessions(
     let chat = api.chat;
     let import = SessionImporter::new(api.store, principal, options, Handle::current())
         .with_progress(move |imported| chat.publish_import(imported));
-    // serde reads from blocking `io::Read` only, so the files are parsed on a blocking thread, which
-    // pulls the body at its own pace.
+    // serde reads from blocking `io::Read` only, so the files are parsed on a blocking thread,
+    // which pulls the body at its own pace.
     let task = tokio::task::spawn_blocking(move || match body {
         ImportBody::File(body) => {
             let bytes = StreamReader::new(body.into_data_stream().map_err(io::Error::other));

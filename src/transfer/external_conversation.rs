@@ -169,8 +169,8 @@ impl MessageTree {
     }
 }
 
-/// Adds the messages that have content, and the head. Children of others move to the closest message
-/// above.
+/// Adds the messages that have content, and the head. Children of others move to the closest
+/// message above.
 fn add_messages(
     record: &mut SessionRecord,
     tree: &MessageTree,

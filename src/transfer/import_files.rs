@@ -275,7 +275,8 @@ fn printable_name(name: std::borrow::Cow<'_, str>) -> String {
 
 /// Files that operating systems add to folders and archives.
 fn is_system_file(name: &str) -> bool {
-    name.split('/').any(|part| part == "__MACOSX" || part.starts_with('.'))
+    let is_hidden = |part: &str| part.starts_with('.') && !part.trim_matches('.').is_empty();
+    name.split('/').any(|part| part == "__MACOSX" || is_hidden(part))
 }
 
 /// A reader that fails when its budget is used up. `is_strict` is for contents, which may not be a

@@ -79,7 +79,7 @@ enum OpenValue {
     Message(usize),
     /// A value inside of this message.
     Field(usize),
-    /// An entry of a list that is no message.
+    /// An entry of a list that is not a message.
     Odd,
 }
 

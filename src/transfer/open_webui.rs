@@ -1,5 +1,5 @@
-//! Reads exports of Open WebUI: `{"chat": {"history": …}}` as the server exports it, or only what is
-//! in `chat`. The messages are a tree; `currentId` is the one shown last.
+//! Reads exports of Open WebUI: `{"chat": {"history": …}}` as the server exports it, or only the
+//! value of `chat`. The messages are a tree; `currentId` is the one shown last.
 //!
 //! Replies have their reasoning and tool calls in `output` since version 0.7, before that as
 //! `<details>` elements within their text.

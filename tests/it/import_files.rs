@@ -1,4 +1,4 @@
-//! Import of several files in one go, as a form or as a ZIP archive, and of other products' exports.
+//! Import of several files in one go, as a form or a ZIP archive, and of other products' exports.
 
 use crate::support::Server;
 use crate::support::server::{ApiResponse, fetch};
@@ -161,7 +161,7 @@ async fn archive_that_expands_too_much_is_refused() {
     let report = send(&server, "application/zip", lying).await.data();
     assert_eq!(source_ids(&report), ["c1"]);
     let reason = report["skippedFiles"][0]["reason"].as_str().unwrap();
-    assert!(reason.contains("declared size"), "{reason}");
+    assert!(reason.contains("declared"), "{reason}");
 }
 
 #[tokio::test]
@@ -171,7 +171,7 @@ async fn upload_without_conversations_is_an_error() {
         json!([{"header": "Gemini Apps", "title": "Prompted hi", "time": "2026-01-01T00:00:00Z"}]);
     let refused = server.post("/api/import", gemini.clone()).await;
     assert_eq!(refused.failure(), (400, "invalid_request"));
-    let message = refused.body["error"]["message"].as_str().unwrap();
+    let message = refused.body["message"].as_str().unwrap();
     assert!(message.contains("looks like an export of Gemini (Google Takeout)"), "{message}");
 
     let takeout =
@@ -184,7 +184,7 @@ async fn upload_without_conversations_is_an_error() {
     ] {
         let refused = send(&server, "application/zip", archive).await;
         assert_eq!(refused.failure(), (400, "invalid_request"));
-        let message = refused.body["error"]["message"].as_str().unwrap();
+        let message = refused.body["message"].as_str().unwrap();
         assert!(message.contains(words), "{message}");
     }
     let refused = send(&server, "multipart/form-data", b"--x--".to_vec()).await;
