@@ -4,7 +4,7 @@
 //! Used by `http` and `cli`, which read the file. Runs on a thread that may block.
 
 use super::import_notes::{ImportNote, ImportNotes};
-use super::session_reader::{SessionEntry, ReadError};
+use super::session_reader::{ReadError, SessionEntry};
 use super::session_record::{self, ImportOptions, PreparedSession};
 use super::source_format::{FoundFormat, SourceFormat, describe_unreadable, recognize_format};
 use crate::clock;
