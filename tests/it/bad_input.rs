@@ -255,6 +255,10 @@ async fn non_json_content_type_is_rejected() {
         "application/jsonx",
     ] {
         for path in ["/api/chat", "/api/chat-sessions", "/api/chat-messages", "/api/import"] {
+            // A form may carry files to import.
+            if path == "/api/import" && kind.starts_with("multipart") {
+                continue;
+            }
             let request = server
                 .request(Method::POST, path)
                 .header("content-type", kind)

@@ -69,7 +69,7 @@ async fn prompt_the_provider_finds_too_long_is_shortened_once() {
 }
 
 #[tokio::test]
-async fn compressed_reply_nobody_asked_for_is_read() {
+async fn compressed_reply_is_read_unasked() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut frames, call) = server.open_turn(&session, "hi").await;

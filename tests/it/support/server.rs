@@ -82,7 +82,7 @@ impl Server {
             "--shutdown-grace=2s".to_owned(),
         ];
         all.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        let client = Client::builder().no_proxy().build().unwrap();
+        let client = Client::builder().no_proxy().gzip(false).build().unwrap();
         let (base, shutdown, task) =
             (String::new(), CancellationToken::new(), tokio::spawn(async {}));
         Self { base, client, upstream, folder, flags: all, tuning, shutdown, task }
