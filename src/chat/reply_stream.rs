@@ -382,6 +382,9 @@ struct ProviderEventStream {
     call: MeteredCall,
 }
 
+/// The tag that most models write after their thoughts.
+const THOUGHTS_END: &str = "</think>\n\n";
+
 /// Facts collected for the final event.
 #[derive(Default)]
 struct FinishState {
@@ -468,7 +471,11 @@ impl ProviderEventStream {
                     self.finish.call_origins[place].1.opaque_data = Some(opaque_data);
                 }
             }
-            ProviderEvent::Source { .. } | ProviderEvent::ThoughtsEnd => {}
+            // The text was passed on already, so the client gets the tag that ends it.
+            ProviderEvent::ThoughtsEnd => {
+                self.pending.push_back(ReplyEvent::Text(THOUGHTS_END.to_owned()));
+            }
+            ProviderEvent::Source { .. } => {}
             ProviderEvent::Unsupported(kind) => {
                 self.finish.unsupported.get_or_insert(kind);
             }

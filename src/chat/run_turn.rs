@@ -199,7 +199,7 @@ impl ChatService {
         let extra_tokens = self.memory.count_extra_tokens(calling_reply.as_ref(), &settings).await;
         let input = PlanInput { text: &rendered, tokens: *tokens, images: &images, extra_tokens };
         let mut plan = self.memory.plan_turn(&settings, input).await?;
-        let mut is_shortened = false;
+        let mut refusal = None;
         loop {
             let prompt_input = PromptInput {
                 id: Some(id.clone()),
@@ -219,16 +219,16 @@ impl ChatService {
             let cache_key = Some(derive_cache_key(&started.session.id));
             let prompt = Prompt { cache_key, ..assembled.to_prompt(&settings) };
             match self.open_recorded_stream(started, &prompt, record).await {
-                Err(error) if !is_shortened && is_too_long(&error, &assembled) => {
+                Err(error) if refusal.is_none() && is_too_long(&error, &assembled) => {
                     tracing::warn!(turn.id = %started.turn.turn_id, %error, "prompt too long, retrying with half the history");
-                    is_shortened = true;
+                    refusal = Some(error.kind);
                     // Our token count can be too low for unknown tokenizers. Halving what was
                     // actually used, not the budget, makes sure that the second prompt is shorter.
                     plan.halve_memory(assembled.memory_tokens());
                 }
                 opened => {
-                    if is_shortened {
-                        self.record_retried_prompt(&started.session.id, &assembled, &opened);
+                    if let Some(refusal) = refusal {
+                        self.limit_next_prompts(&started.session.id, &assembled, refusal, &opened);
                     }
                     return opened.map_err(Error::from);
                 }
@@ -236,21 +236,25 @@ impl ChatService {
         }
     }
 
-    /// Remembers the size of a shortened prompt, so that the session's next turn does not begin
-    /// with a prompt that is refused.
-    fn record_retried_prompt(
+    /// Remembers the size of a prompt that was shortened after a refusal, so that the next turn does
+    /// not begin with a prompt that is refused.
+    fn limit_next_prompts(
         &self,
         session: &SessionId,
         assembled: &AssembledPrompt,
+        refusal: ProviderErrorKind,
         opened: &Result<ProviderEvents, ProviderError>,
     ) {
         let AssembledPrompt { model, counted_tokens, .. } = assembled;
+        // A refusal for another reason, such as one message, must not limit other sessions.
+        let is_certain = refusal == ProviderErrorKind::ContextTooLong;
         match opened {
-            Ok(_) => self.memory.record_accepted_prompt(model, *counted_tokens),
+            Ok(_) if is_certain => self.memory.limit_prompts(model, None, *counted_tokens),
+            Ok(_) => self.memory.limit_prompts(model, Some(session), *counted_tokens),
             Err(error)
                 if error.may_be_too_long || error.kind == ProviderErrorKind::ContextTooLong =>
             {
-                self.memory.record_refused_prompt(model, session, *counted_tokens);
+                self.memory.limit_prompts(model, Some(session), counted_tokens / 2);
             }
             Err(_) => {}
         }

@@ -23,6 +23,9 @@ use std::mem;
 /// content and among the parts, and a MongoDB document holds 16 MiB.
 const MAX_REPLY_BYTES: usize = 4 << 20;
 
+/// Maximum size of a provider's data of one call, in bytes.
+const MAX_OPAQUE_BYTES: usize = 1 << 20;
+
 /// A part of a reply, in the order in which the model wrote them.
 #[derive(Debug)]
 enum ReplyPart {
@@ -193,10 +196,12 @@ impl Transcript {
                 ProviderEvent::ThoughtsEnd => self.end_thoughts(),
                 ProviderEvent::ToolCall { index, provider_id, name, opaque_data } => {
                     let id = tool::derive_call_id(&self.turn_id, self.calls().count());
+                    let opaque_data = opaque_data.and_then(|data| self.fit_opaque_data(data));
                     let data = ProviderData { call_id: provider_id, opaque_data };
                     self.begin_call(index, id, name, data);
                 }
                 ProviderEvent::ToolCallData { index, opaque_data } => {
+                    let Some(opaque_data) = self.fit_opaque_data(opaque_data) else { continue };
                     if let Some(PartialCall { call, data, .. }) = self.find_call_mut(index) {
                         if let Some(origin) = &mut call.origin {
                             origin.opaque_data = Some(opaque_data.clone());
@@ -257,6 +262,10 @@ impl Transcript {
     /// Makes the text so far reasoning. It was already sent as text, so only the stored message and
     /// later prompts are free of it.
     fn end_thoughts(&mut self) {
+        if self.open_part == OpenPart::Text {
+            // Clients that join the texts must not join words.
+            self.encoder.write_frame(&StreamFrame::TextDelta { id: &self.part_id, delta: "\n\n" });
+        }
         self.close_part();
         for part in &mut self.parts {
             if let ReplyPart::Text(text) = part {
@@ -531,6 +540,18 @@ impl Transcript {
             self.size += delta.len();
         }
         delta
+    }
+
+    /// Data of a call that the reply has room for. Without it the model may refuse the results of
+    /// the call, but the reply can be stored.
+    fn fit_opaque_data(&mut self, data: Value) -> Option<Value> {
+        let size = data.to_string().len();
+        if size > MAX_OPAQUE_BYTES || self.size + size > MAX_REPLY_BYTES {
+            tracing::warn!(turn.id = %self.turn_id, bytes = size, "provider's data of a call is too large, dropped");
+            return None;
+        }
+        self.size += size;
+        Some(data)
     }
 
     /// As reported by the provider.

@@ -38,21 +38,17 @@ pub(super) struct PromptLimitTracker {
 }
 
 impl Memory {
-    /// Records that the provider accepted a prompt of this size after it had refused a longer one.
-    /// That is proof enough to limit the model's prompts in all sessions.
-    pub fn record_accepted_prompt(&self, model: &str, counted_tokens: u32) {
+    /// Limits the model's prompts to a size that the provider accepted after it had refused a longer
+    /// prompt. `session` is the session to limit; `None` limits all sessions, for refusals whose
+    /// reason was certainly the size.
+    pub fn limit_prompts(&self, model: &str, session: Option<&SessionId>, counted_tokens: u32) {
         tracing::info!(
             model,
+            session.id = session.map(SessionId::as_str),
             tokens = counted_tokens,
-            "prompts of the model limited to the size it accepted"
+            "prompts limited to the size that the provider accepts"
         );
-        self.prompt_limits.record_limit(model, None, counted_tokens);
-    }
-
-    /// Records that the provider refused even the shorter prompt. Its size may not be the reason,
-    /// so only the session's next prompt gets shorter.
-    pub fn record_refused_prompt(&self, model: &str, session: &SessionId, counted_tokens: u32) {
-        self.prompt_limits.record_limit(model, Some(session), counted_tokens / 2);
+        self.prompt_limits.record_limit(model, session, counted_tokens);
     }
 
     /// Applies the limits of the model and the session to a budget.

@@ -116,19 +116,24 @@ async fn fill_session(server: &Server) -> String {
 
 #[tokio::test]
 async fn refused_size_is_remembered_for_the_model() {
-    let server = Server::start().await;
-    let session = fill_session(&server).await;
-    let other = fill_session(&server).await;
-    let (mut frames, call) = server.open_turn(&session, "one more").await;
-    assert_eq!(call.prompt().len(), 22);
-    call.refuse(422, json!({"detail": "this is more than I can chew"}));
-    assert!(answer_up_to(&server, 14_000).await, "half the memory fits");
-    assert_eq!(text_of(&frames.rest().await), "fine");
-    for session in [&session, &other] {
-        let (mut frames, call) = server.open_turn(session, "and another").await;
-        assert!(call.prompt().concat().len() <= 14_000);
-        call.reply("at once");
-        assert_eq!(text_of(&frames.rest().await), "at once");
+    let vague = json!({"detail": "this is more than I can chew"});
+    let clear = json!({"error": {"code": "context_length_exceeded", "message": "too long"}});
+    // A refusal that may have another reason limits the session alone.
+    for (refusal, limits_others) in [(vague, false), (clear, true)] {
+        let server = Server::start().await;
+        let session = fill_session(&server).await;
+        let other = fill_session(&server).await;
+        let (mut frames, call) = server.open_turn(&session, "one more").await;
+        assert_eq!(call.prompt().len(), 22);
+        call.refuse(400, refusal);
+        assert!(answer_up_to(&server, 14_000).await, "half the memory fits");
+        assert_eq!(text_of(&frames.rest().await), "fine");
+        for (session, is_limited) in [(&session, true), (&other, limits_others)] {
+            let (mut frames, call) = server.open_turn(session, "and another").await;
+            assert_eq!(call.prompt().concat().len() <= 14_000, is_limited);
+            call.reply("at once");
+            assert_eq!(text_of(&frames.rest().await), "at once");
+        }
     }
 }
 

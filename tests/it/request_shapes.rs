@@ -129,3 +129,108 @@ async fn list_in_an_import_file_is_reported_by_field_name() {
     let is_list = |entry: &&&Value| entry["reason"].to_string().contains("object");
     assert_eq!(report["skipped"].as_array().unwrap().iter().filter(|it| is_list(&it)).count(), 2);
 }
+
+#[tokio::test]
+async fn nul_is_rejected_in_every_text_field() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    let (chat, sessions, messages) = ("/api/chat", "/api/chat-sessions", "/api/chat-messages");
+    let own = format!("/api/chat-sessions/{session}");
+    let (title, meta) = (format!("{own}/title"), format!("{own}/meta"));
+    let saying = |field: &str| format!(r#"{{"sessionId":"{session}","message":"hi",{field}}}"#);
+    let posting = |field: &str| {
+        format!(r#"{{"chatSessionId":"{session}","role":"user","content":"hi",{field}}}"#)
+    };
+    let ui = |part: &str| {
+        format!(r#"{{"id":"{session}","messages":[{{"id":"m","role":"user","parts":[{part}]}}]}}"#)
+    };
+    for (method, path, body, field) in [
+        (Method::POST, sessions, r#"{"meta":{"a":"b\u0000"}}"#.to_owned(), "meta"),
+        (Method::POST, sessions, r#"{"meta":{"a\u0000":1}}"#.into(), "meta"),
+        (Method::POST, sessions, r#"{"meta":{"a":[{"b":["\u0000"]}]}}"#.into(), "meta"),
+        (Method::POST, sessions, r#"{"userMeta":"{\"a\":\"\\u0000\"}"}"#.into(), "userMeta"),
+        (Method::POST, sessions, r#"{"theme":{"a":"\u0000"}}"#.into(), "theme"),
+        (Method::POST, sessions, r#"{"projectId":"p\u0000"}"#.into(), "projectId"),
+        (Method::POST, sessions, r#"{"participants":["b\u0000b"]}"#.into(), "participants"),
+        (Method::POST, sessions, r#"{"settings":{"model":"m\u0000"}}"#.into(), "settings.model"),
+        (
+            Method::POST,
+            sessions,
+            r#"{"settings":{"systemPrompt":"s\u0000"}}"#.into(),
+            "settings.systemPrompt",
+        ),
+        (Method::PATCH, &own, r#"{"meta":{"a":"\u0000"}}"#.into(), "meta"),
+        (Method::PATCH, &own, r#"{"title":"\u0000"}"#.into(), "title"),
+        (Method::PUT, &title, r#"{"title":"a\u0000b"}"#.into(), "title"),
+        (Method::PUT, &meta, r#"{"meta":{"a":"\u0000"}}"#.into(), "meta"),
+        (Method::POST, chat, saying(r#""parts":[{"type":"file","url":"\u0000"}]"#), "parts"),
+        (Method::POST, chat, saying(r#""parts":[{"type":"\u0000"}]"#), "parts"),
+        (Method::POST, chat, saying(r#""systemPrompt":"\u0000""#), "systemPrompt"),
+        (Method::POST, chat, ui(r#"{"type":"text","text":"a\u0000"}"#), "messages"),
+        (Method::POST, chat, ui(r#"{"type":"file","url":"a\u0000"}"#), "parts"),
+        (
+            Method::POST,
+            messages,
+            posting(r#""parts":[{"type":"a","deep":{"er":[{"x\u0000":1}]}}]"#),
+            "parts",
+        ),
+        (Method::POST, messages, posting(r#""clientMessageId":"a\u0000""#), "clientMessageId"),
+    ] {
+        refused(&server, method, path, &body, 400, field).await;
+    }
+    for (query, field) in
+        [("message=a%00b", "message"), ("message=%00", "message"), ("strategy=%00", "strategy")]
+    {
+        let reply = server.get(&format!("{own}/memory?{query}")).await;
+        assert_eq!(reply.failure(), (400, "invalid_request"), "{query}");
+        assert!(reply.body["error"]["details"][field].is_string(), "{query}: {}", reply.body);
+    }
+    assert_eq!(server.transcript(&session).await, Vec::<String>::new());
+    let untouched = server.get(&own).await.data();
+    assert_eq!((&untouched["version"], &untouched["meta"]), (&json!(1), &json!({})));
+    assert!(server.upstream.is_idle().await);
+}
+
+#[tokio::test]
+async fn unknown_query_parameter_is_rejected_by_name() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    let operations = operations(&server, &session).await;
+    assert!(operations.len() >= 18, "only {} operations are documented", operations.len());
+    let closed = Server::with(&["--auth=keys"]).await;
+    let root = closed.key("root", AuthScope::Admin).await;
+    for (method, path, operation) in operations {
+        // OpenAI's routes have their own error format.
+        if path.starts_with("/v1/") {
+            continue;
+        }
+        // Without authentication there is no admin, so admin routes are tested on the server with
+        // keys.
+        let at = if path.starts_with("/api/admin/") { &closed } else { &server };
+        let ask = |query: &str| {
+            let request = at.request(method.clone(), &format!("{path}?{query}"));
+            let request = request.bearer_auth(&root);
+            request.header("content-type", "application/json").body("{}")
+        };
+        let reply = fetch(ask("surprise=1&colour=red")).await;
+        assert_eq!(reply.failure(), (400, "invalid_request"), "{method} {path}");
+        let details = &reply.body["error"]["details"];
+        for name in ["surprise", "colour"] {
+            assert_eq!(details[name], "is not a parameter of this route", "{method} {path}");
+        }
+        // Documented parameters are known: their value may be wrong, but not their name.
+        let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
+        for parameter in parameters.iter().filter(|parameter| parameter["in"] == "query") {
+            let name = parameter["name"].as_str().unwrap();
+            let reply = fetch(ask(&format!("surprise=1&{name}=7"))).await;
+            let details = reply.body["error"]["details"].as_object().unwrap();
+            assert!(details.contains_key("surprise"), "{method} {path} {name}");
+            assert_ne!(
+                details.get(name),
+                Some(&json!("is not a parameter of this route")),
+                "{method} {path}"
+            );
+        }
+    }
+    assert_eq!(server.get("/api/chat-sessions").await.data()["pagination"]["total"], 1);
+}

@@ -328,7 +328,7 @@ fn build_blocks<'a>(
     let images = message.images.iter().filter_map(build_image_block);
     if !message.calls.is_empty() {
         let stored = message.calls.iter().map(blocks_of).collect();
-        let parts = blocks::arrange_reply(message.content.trim_end(), stored);
+        let parts = blocks::arrange_reply(&message.content, stored);
         let to_content = |part| match part {
             ReplyBlock::Text(text) => AnthropicContentParam::Text { text: text.into() },
             ReplyBlock::Thinking { thinking, signature } => {

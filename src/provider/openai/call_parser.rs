@@ -93,6 +93,8 @@ pub(super) struct CallParser {
     /// Reasoning before the first call.
     reasoning: String,
     reasoning_details: ReasoningDetails,
+    /// Whether details arrived after the first call.
+    has_late_details: bool,
 }
 
 impl CallParser {
@@ -108,15 +110,16 @@ impl CallParser {
 
     /// Adds the `reasoning_details` of a delta. Those that arrive after the first call belong to
     /// the message as well, for example the encrypted ones.
-    pub(super) fn push_reasoning_details(
-        &mut self,
-        events: &mut Vec<ProviderEvent>,
-        details: &[&RawValue],
-    ) {
-        if details.is_empty() {
+    pub(super) fn push_reasoning_details(&mut self, details: &[&RawValue]) {
+        details.iter().for_each(|detail| self.reasoning_details.push(detail));
+        self.has_late_details |= !details.is_empty() && !self.calls.is_empty();
+    }
+
+    /// Emits the details that arrived after the first call. Call where the reply ends.
+    pub(super) fn flush_reasoning_details(&mut self, events: &mut Vec<ProviderEvent>) {
+        if !mem::take(&mut self.has_late_details) {
             return;
         }
-        details.iter().for_each(|detail| self.reasoning_details.push(detail));
         if let Some(first) = self.calls.first_mut() {
             let list = self.reasoning_details.to_value();
             first.opaque_data.insert(REASONING_DETAILS.to_owned(), list);

@@ -58,6 +58,7 @@ impl StreamParser for OpenAiStreamParser {
         let data = data.trim_ascii();
         if data == DONE_MARKER {
             self.thoughts.flush(events);
+            self.calls.flush_reasoning_details(events);
             self.finish_calls(events);
             return Ok(true);
         }
@@ -69,6 +70,7 @@ impl StreamParser for OpenAiStreamParser {
 
     fn parse_end(&mut self, events: &mut Vec<ProviderEvent>) {
         self.thoughts.flush(events);
+        self.calls.flush_reasoning_details(events);
     }
 
     fn parse_body(
@@ -126,6 +128,7 @@ impl OpenAiStreamParser {
             if let Some(word) = choice.text("finish_reason") {
                 self.has_finished = true;
                 self.thoughts.flush(events);
+                self.calls.flush_reasoning_details(events);
                 events.push(ProviderEvent::Finish(self.map_finish_reason(&word)));
             }
         }
@@ -139,7 +142,7 @@ impl OpenAiStreamParser {
         if let Some(text) = delta.text(REASONING_CONTENT) {
             self.calls.push_reasoning(&text);
         }
-        self.calls.push_reasoning_details(events, &delta.list(REASONING_DETAILS));
+        self.calls.push_reasoning_details(&delta.list(REASONING_DETAILS));
         if let Some(content) = delta.get("content") {
             self.push_content(events, content);
         }

@@ -93,6 +93,9 @@ impl ThoughtSplitter {
             SplitState::Thinking(_) => push_reasoning(events, Some(pending)),
             // White space after thoughts is not an answer.
             SplitState::AfterThoughts if pending.trim().is_empty() => {}
+            SplitState::Unmarked if is_closing_tag(&pending) => {
+                events.push(ProviderEvent::ThoughtsEnd);
+            }
             SplitState::Start
             | SplitState::AfterThoughts
             | SplitState::Unmarked
@@ -143,9 +146,18 @@ impl ThoughtSplitter {
             return false;
         };
         let is_within_code = self.is_within_code ^ has_odd_backticks(&self.pending[..at]);
-        if opening == Some((at, tag)) || is_within_code {
+        let next = self.pending[at + tag.len()..].chars().next();
+        if opening == Some((at, tag)) || is_within_code || next.is_some_and(continues_sentence) {
             self.state = SplitState::Answer;
             return true;
+        }
+        if next.is_none() {
+            // The next character decides.
+            let rest = self.pending.split_off(at);
+            let text = std::mem::replace(&mut self.pending, rest);
+            self.is_within_code ^= has_odd_backticks(&text);
+            push_text(events, Some(text));
+            return false;
         }
         let rest = self.pending.split_off(at + tag.len());
         self.pending.truncate(at);
@@ -193,6 +205,16 @@ impl ThoughtSplitter {
         }
         true
     }
+}
+
+fn is_closing_tag(text: &str) -> bool {
+    let is_same = |(_, closing): &(&str, &str)| text.eq_ignore_ascii_case(closing);
+    text != END_OF_MESSAGE && TAGS.iter().any(is_same)
+}
+
+/// Whether a tag before this character is a word of a sentence.
+const fn continues_sentence(next: char) -> bool {
+    matches!(next, ' ' | '.' | ',' | ';' | ':' | '!' | '?' | ')' | '"' | '\'')
 }
 
 fn has_odd_backticks(text: &str) -> bool {
@@ -280,6 +302,8 @@ mod tests {
             " a <think>b</think> c",
             "It ends with `</think>`, a <b>tag</b>.",
             "```\n</think>\n```\n</thin\n<\n",
+            "It ends with </think> and then answers.",
+            "The last tag is </think>.",
             "Between <think> and </think> it thinks. </think>",
             "Done.<|end|>",
             "[thing]",

@@ -44,6 +44,12 @@ pub(super) fn is_duplicate_key(error: &Error) -> bool {
     error_code(error) == Some(11_000)
 }
 
+/// Whether a document is larger than the server accepts (16 MiB), which no retry changes:
+/// `BSONObjectTooLarge`, and the code that servers send for an insert.
+pub(super) fn is_too_large(error: &Error) -> bool {
+    matches!(error_code(error), Some(10_334 | 17_419 | 17_420))
+}
+
 fn error_code(error: &Error) -> Option<i32> {
     match error.kind.as_ref() {
         ErrorKind::Command(error) => Some(error.code),

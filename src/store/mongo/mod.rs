@@ -192,6 +192,9 @@ impl Store for MongoStore {
 
 impl From<mongodb::error::Error> for Error {
     fn from(error: mongodb::error::Error) -> Self {
-        Self::store_unavailable(error)
+        match errors::is_too_large(&error) {
+            true => Self::internal(error),
+            false => Self::store_unavailable(error),
+        }
     }
 }
