@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn near_equal_passages_are_merged_unless_a_number_differs() {
-        let base = "The workshop in the old harbour opens on Monday at 9 and Anna brings the \
+        let base = "The workshop in the old harbor opens on Monday at 9 and Anna brings the \
                     keys, the coffee and a list of guests";
         let reworded = base.replace("a list", "one list");
         assert_eq!(merged(&[("", base), ("", &reworded)], 0), [1]);
