@@ -97,7 +97,7 @@ impl ChatService {
     /// Indexes the next messages. Returns whether there were any.
     pub async fn index_next_batch(&self) -> Result<bool> {
         let backlog = self.store.list_index_backlog().await?;
-        self.index_backlog(backlog).await
+        self.index_backlog(&backlog).await
     }
 
     /// Indexes some sessions again whose words an older version made. Returns whether there were
@@ -105,7 +105,7 @@ impl ChatService {
     pub async fn reindex_next_batch(&self) -> Result<bool> {
         let outdated = self.store.list_outdated_index().await?;
         let has_outdated = !outdated.is_empty();
-        self.index_backlog(outdated).await?;
+        self.index_backlog(&outdated).await?;
         if has_outdated {
             // The replaced words take space until then.
             self.needs_index_merge.store(true, Ordering::Relaxed);
@@ -114,12 +114,32 @@ impl ChatService {
     }
 
     /// Indexes the next messages of some sessions. Returns whether there were any messages.
-    async fn index_backlog(&self, backlog: Vec<IndexBacklog>) -> Result<bool> {
+    async fn index_backlog(&self, backlog: &[IndexBacklog]) -> Result<bool> {
+        let failed = match self.index_together(backlog).await {
+            Err(error) => error,
+            done => return done,
+        };
+        // One by one, so that a session that cannot be indexed does not stop the others.
+        let mut has_indexed = false;
+        for session in backlog {
+            match self.index_together(std::slice::from_ref(session)).await {
+                Ok(has_messages) => has_indexed |= has_messages,
+                Err(error) => tracing::debug!(
+                    session = %session.session_id, error = %error.chain(), "a session is not indexed"
+                ),
+            }
+        }
+        // Reported once the others are indexed.
+        if has_indexed { Ok(true) } else { Err(failed) }
+    }
+
+    /// Indexes the next messages of some sessions in as few transactions as possible.
+    async fn index_together(&self, backlog: &[IndexBacklog]) -> Result<bool> {
         let mut has_indexed = false;
         let mut batch = Vec::new();
         let mut batch_messages = 0;
         for backlog in backlog {
-            let words = match self.read_unindexed_words(&backlog).await {
+            let words = match self.read_unindexed_words(backlog).await {
                 Ok(words) => words,
                 Err(error) if error.kind == ErrorKind::SessionNotFound => continue,
                 Err(error) => return Err(error),

@@ -309,3 +309,21 @@ async fn users_find_only_what_they_may_read_now(fresh: EmptyStore) {
 }
 
 on_both_stores!(users_find_only_what_they_may_read_now);
+
+#[tokio::test]
+async fn unreadable_session_does_not_stop_the_index() {
+    let mut server = Server::on_file(&[]).await;
+    let old = json!({"sessions": [session("old", 1, "Old", None, &["unreadable"])]});
+    server.post("/api/import", old).await.data();
+    search_until_found(&server, "unreadable", 1).await;
+    server.stop().await;
+    let file = rusqlite::Connection::open(server.database()).unwrap();
+    file.execute_batch("UPDATE messages SET role = 'odd'; UPDATE sessions SET kept = 0").unwrap();
+    drop(file);
+
+    server.start_again().await;
+
+    let new = json!({"sessions": [session("new", 2, "New", None, &["readable"])]});
+    server.post("/api/import", new).await.data();
+    search_until_found(&server, "readable", 1).await;
+}
