@@ -203,8 +203,8 @@ impl MongoStore {
         self.record_index_progress(session, last).await
     }
 
-    /// Stores up to which message a session is indexed; deletes the words of a session that was
-    /// deleted in the meantime.
+    /// Stores up to which message a session is indexed. If it was deleted in the meantime, its words
+    /// are deleted, and a new session with its id is indexed again.
     async fn record_index_progress(&self, session: &Session, last: u32) -> Result<()> {
         let sessions = &self.collections.sessions;
         let mut current = same_session(session);
@@ -222,9 +222,13 @@ impl MongoStore {
         if sessions.update_one(current, progress).await?.matched_count == 1 {
             return Ok(());
         }
-        if sessions.find_one(same_session(session)).await?.is_none() {
-            self.collections.words.delete_many(doc! { "sessionId": session.id.as_str() }).await?;
+        if sessions.find_one(same_session(session)).await?.is_some() {
+            return Ok(());
         }
+        let id = session.id.as_str();
+        self.collections.words.delete_many(doc! { "sessionId": id }).await?;
+        let restart = doc! { "$set": { "indexedSeq": 0_i64, "unindexed": true } };
+        sessions.update_one(doc! { "_id": id }, restart).await?;
         Ok(())
     }
 
