@@ -23,7 +23,7 @@ const MAX_SNIPPET_CHARS: usize = 160;
 const MAX_LEAD_CHARS: usize = 40;
 /// Maximum size of a text's index words, which MongoDB stores in one document of at most 16 MiB.
 const MAX_WORDS_BYTES: usize = 8 << 20;
-/// What a word takes in a BSON array besides its text: type, position in digits, length.
+/// Bytes of a word in a BSON array besides its text: type, position in digits, length.
 const WORD_OVERHEAD_BYTES: usize = 16;
 
 /// A word, run or symbol of a query.

@@ -167,8 +167,8 @@ impl SearchStore for MongoStore {
 }
 
 impl MongoStore {
-    /// Writes the words of some messages. Two instances may index the same ones. Both write the same
-    /// words, so each replaces the whole range.
+    /// Writes the words of some messages. Two instances may index the same ones. Both write the
+    /// same words, so each replaces the whole range.
     pub(super) async fn replace_words(&self, words: &SessionWords) -> Result<()> {
         let SessionWords { session, after_seq, messages } = words;
         let id = session.id.as_str();
@@ -197,8 +197,8 @@ impl MongoStore {
         Ok(())
     }
 
-    /// Stores up to which message a session is indexed. If it was deleted in the meantime, its words
-    /// are deleted, and a new session with its id is indexed again.
+    /// Stores up to which message a session is indexed. If it was deleted in the meantime, its
+    /// words are deleted, and a new session with its id is indexed again.
     pub(super) async fn record_index_progress(&self, session: &Session, last: u32) -> Result<()> {
         let sessions = &self.collections.sessions;
         let mut current = same_session(session);
@@ -234,8 +234,8 @@ impl MongoStore {
     }
 }
 
-/// The version of words that this instance may add to. A newer instance indexes the sessions that it
-/// has made its own.
+/// The version of words that this instance may add to. A newer instance indexes the sessions that
+/// it has made its own.
 fn not_newer() -> Document {
     doc! { "$not": { "$gt": i64::from(WORDS_VERSION) } }
 }

@@ -135,9 +135,9 @@ impl MongoStore {
     }
 
     /// Ends the rebuild of a session whose words are current up to the message `last`, with current
-    /// words of its title. Later messages are indexed again: an instance of an older version may have
-    /// made their words. Does nothing if the title has changed in the meantime; then the session
-    /// stays outdated.
+    /// words of its title. Later messages are indexed again: an instance of an older version may
+    /// have made their words. Does nothing if the title has changed in the meantime; then the
+    /// session stays outdated.
     async fn mark_words_current(&self, session: &Session, last: u32) -> Result<()> {
         let mut outdated = same_session(session);
         outdated.insert("title", &session.title);
