@@ -4,8 +4,9 @@
 //! never wait for it: index writes yield to all other writes.
 
 use super::ChatService;
-use crate::domain::Principal;
+
 use crate::domain::search::extract_index_words;
+use crate::domain::{Principal, SessionId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{IndexBacklog, MessageWords, SessionWords};
 use std::sync::Arc;
@@ -41,12 +42,11 @@ impl ChatService {
         loop {
             let polled = async {
                 ticks.tick().await;
-                while self.index_next_batch().await? {}
-                // One batch at a time, so that new messages do not wait for the whole index.
+                let indexed = self.index_new_messages().await;
                 if Instant::now() >= check_outdated_at && !self.reindex_next_batch().await? {
                     check_outdated_at = Instant::now() + OUTDATED_CHECK_INTERVAL;
                 }
-                Ok::<_, Error>(())
+                indexed
             };
             let polled = tokio::select! {
                 () = stop.cancelled() => break,
@@ -97,29 +97,82 @@ impl ChatService {
     /// Indexes the next messages. Returns whether there were any.
     pub async fn index_next_batch(&self) -> Result<bool> {
         let backlog = self.store.list_index_backlog().await?;
-        self.index_backlog(backlog).await
+        self.index_backlog(&backlog).await
+    }
+
+    async fn index_new_messages(&self) -> Result<()> {
+        while self.index_next_batch().await? {}
+        Ok(())
     }
 
     /// Indexes some sessions again whose words an older version made. Returns whether there were
     /// any.
     pub async fn reindex_next_batch(&self) -> Result<bool> {
         let outdated = self.store.list_outdated_index().await?;
-        let has_outdated = !outdated.is_empty();
-        self.index_backlog(outdated).await?;
-        if has_outdated {
+        let mut done = Ok(());
+        for session in &outdated {
+            let rebuilt = self.reindex_session(session).await;
+            done = done.and(rebuilt);
+        }
+        if !outdated.is_empty() {
             // The replaced words take space until then.
             self.needs_index_merge.store(true, Ordering::Relaxed);
         }
-        Ok(has_outdated)
+        done.map(|()| !outdated.is_empty())
+    }
+
+    /// Replaces the words of all messages of a session. If this is interrupted, it begins again.
+    async fn reindex_session(&self, session_id: &SessionId) -> Result<()> {
+        let mut next = IndexBacklog { session_id: session_id.clone(), indexed_seq: 0 };
+        loop {
+            // New messages do not wait for old ones. Errors are reported by the next poll.
+            let _ = self.index_new_messages().await;
+            let words = match self.read_unindexed_words(&next).await {
+                Err(error) if error.kind == ErrorKind::SessionNotFound => return Ok(()),
+                words => words?,
+            };
+            let messages = words.session.messages_count;
+            next.indexed_seq = words.last_seq();
+            let is_end = words.messages.is_empty() || next.indexed_seq >= messages;
+            for part in split_into_batches(words) {
+                let is_last = is_end && part.last_seq() == next.indexed_seq;
+                if !self.store.rebuild_words(part, is_last).await? {
+                    return Ok(());
+                }
+            }
+            if is_end {
+                return Ok(());
+            }
+        }
     }
 
     /// Indexes the next messages of some sessions. Returns whether there were any messages.
-    async fn index_backlog(&self, backlog: Vec<IndexBacklog>) -> Result<bool> {
+    async fn index_backlog(&self, backlog: &[IndexBacklog]) -> Result<bool> {
+        let failed = match self.index_together(backlog).await {
+            Err(error) => error,
+            done => return done,
+        };
+        // One by one, so that a session that cannot be indexed does not stop the others.
+        let mut has_indexed = false;
+        for session in backlog {
+            match self.index_together(std::slice::from_ref(session)).await {
+                Ok(has_messages) => has_indexed |= has_messages,
+                Err(error) => tracing::debug!(
+                    session = %session.session_id, error = %error.chain(), "a session is not indexed"
+                ),
+            }
+        }
+        // Reported once the others are indexed.
+        if has_indexed { Ok(true) } else { Err(failed) }
+    }
+
+    /// Indexes the next messages of some sessions in as few transactions as possible.
+    async fn index_together(&self, backlog: &[IndexBacklog]) -> Result<bool> {
         let mut has_indexed = false;
         let mut batch = Vec::new();
         let mut batch_messages = 0;
         for backlog in backlog {
-            let words = match self.read_unindexed_words(&backlog).await {
+            let words = match self.read_unindexed_words(backlog).await {
                 Ok(words) => words,
                 Err(error) if error.kind == ErrorKind::SessionNotFound => continue,
                 Err(error) => return Err(error),

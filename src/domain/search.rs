@@ -21,6 +21,10 @@ const MIN_PREFIX_CHARS: usize = 3;
 /// characters.
 const MAX_SNIPPET_CHARS: usize = 160;
 const MAX_LEAD_CHARS: usize = 40;
+/// Maximum size of a text's index words, which MongoDB stores in one document of at most 16 MiB.
+const MAX_WORDS_BYTES: usize = 8 << 20;
+/// Bytes of a word in a BSON array besides its text: type, position in digits, length.
+const WORD_OVERHEAD_BYTES: usize = 16;
 
 /// A word, run or symbol of a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,13 +145,22 @@ fn split_into_terms(question: &str, min_prefix_chars: usize) -> Vec<SearchTerm> 
     terms
 }
 
-/// The distinct words to index for a text.
+/// The distinct words to index for a text. Beyond several hundred thousand, the last ones are left
+/// out.
 pub fn extract_index_words(text: &str) -> Vec<String> {
+    extract_words_within(text, MAX_WORDS_BYTES)
+}
+
+fn extract_words_within(text: &str, max_bytes: usize) -> Vec<String> {
     let mut words = BTreeSet::new();
+    let mut bytes = 0;
     for_each_segment(text, |segment| {
         segment.for_each_index_word(|word| {
-            if !words.contains(word.as_str()) {
-                words.insert(word.as_str().to_owned());
+            let word = word.as_str();
+            let new_bytes = bytes + word.len() + WORD_OVERHEAD_BYTES;
+            if new_bytes <= max_bytes && !words.contains(word) {
+                words.insert(word.to_owned());
+                bytes = new_bytes;
             }
         });
     });
@@ -282,6 +295,14 @@ mod tests {
         let star = |lookup: &WordLookup| if lookup.is_prefix { "*" } else { "" };
         let lookups = terms.iter().flat_map(|term| &term.lookups);
         lookups.map(|lookup| format!("{}{} ", lookup.word, star(lookup))).collect()
+    }
+
+    #[test]
+    fn words_of_a_text_have_a_maximum_size() {
+        let text = "one two three two one four";
+        let max_bytes = 3 * WORD_OVERHEAD_BYTES + "onetwothree".len();
+        assert_eq!(extract_words_within(text, max_bytes), ["one", "three", "two"]);
+        assert_eq!(extract_index_words(text), ["four", "one", "three", "two"]);
     }
 
     #[test]

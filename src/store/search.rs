@@ -4,7 +4,8 @@
 //! records durably up to which message it is indexed. Titles are indexed at once.
 //!
 //! Each session also records the version of its words. A new version of the tokenizer rebuilds the
-//! index session by session; until then, a session is found by its old words.
+//! index session by session; until a session's last message is reached, it is outdated and found by
+//! its old words. Its new messages do not wait for that.
 
 use crate::domain::search::{SearchMatch, SearchQuery};
 use crate::domain::{MessageId, Principal, Role, Session, SessionId, Timestamp};
@@ -15,7 +16,7 @@ use async_trait::async_trait;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexBacklog {
     pub session_id: SessionId,
-    /// Seq of the last message with current words; 0 if an older version made the session's words.
+    /// Seq of the last message with words, of whatever version.
     pub indexed_seq: u32,
 }
 
@@ -41,6 +42,13 @@ pub struct SessionWords {
     pub messages: Vec<MessageWords>,
 }
 
+impl SessionWords {
+    /// Seq of the last message.
+    pub fn last_seq(&self) -> u32 {
+        self.messages.last().map_or(self.after_seq, |message| message.seq)
+    }
+}
+
 /// Indexing and searching messages and titles.
 #[async_trait]
 pub trait SearchStore: Send + Sync {
@@ -49,11 +57,16 @@ pub trait SearchStore: Send + Sync {
 
     /// Lists some of the sessions whose words, or those of the title, an older version made. Empty
     /// if there are none, and while another instance is working on them.
-    async fn list_outdated_index(&self) -> Result<Vec<IndexBacklog>>;
+    async fn list_outdated_index(&self) -> Result<Vec<SessionId>>;
 
-    /// Adds index terms, or replaces those of an older version together with those of the title.
-    /// Leaves out sessions that are gone or that another instance has indexed meanwhile.
+    /// Adds index terms. Leaves out sessions that are gone or that another instance has indexed
+    /// meanwhile.
     async fn index_words(&self, words: Vec<SessionWords>) -> Result<()>;
+
+    /// Replaces the index terms of some messages of an outdated session. With the last ones, those
+    /// of the title are replaced too and the session is no longer outdated. Returns whether it was
+    /// until now; nothing is written if not, or if another instance is working on it.
+    async fn rebuild_words(&self, words: SessionWords, is_last: bool) -> Result<bool>;
 
     /// Performs one small step of merging the index, after which deleted words no longer occupy
     /// space. Returns whether more steps are needed. The first step starts a merge of all that is

@@ -7,7 +7,9 @@ use crate::support::{Server, within_deadline};
 use echoic::domain::content::MessageBody;
 use echoic::domain::search::{SearchQuery, parse_terms};
 use echoic::domain::{MessageId, MessageType, Role, SessionId, Timestamp, UserId};
-use echoic::store::{MessageParent, NewMessage, PostMessage, ReplyFields};
+use echoic::store::{
+    MessageParent, MessageWords, NewMessage, NewSession, PostMessage, ReplyFields, SessionWords,
+};
 use serde_json::{Value, json};
 
 async fn search(server: &Server, query: &str) -> Value {
@@ -309,3 +311,53 @@ async fn users_find_only_what_they_may_read_now(fresh: EmptyStore) {
 }
 
 on_both_stores!(users_find_only_what_they_may_read_now);
+
+#[tokio::test]
+async fn unreadable_session_does_not_stop_the_index() {
+    let mut server = Server::on_file(&[]).await;
+    let old = json!({"sessions": [session("old", 1, "Old", None, &["unreadable"])]});
+    server.post("/api/import", old).await.data();
+    search_until_found(&server, "unreadable", 1).await;
+    server.stop().await;
+    let file = rusqlite::Connection::open(server.database()).unwrap();
+    file.execute_batch("UPDATE messages SET role = 'odd'; UPDATE sessions SET kept = 0").unwrap();
+    drop(file);
+
+    server.start_again().await;
+
+    let new = json!({"sessions": [session("new", 2, "New", None, &["readable"])]});
+    server.post("/api/import", new).await.data();
+    search_until_found(&server, "readable", 1).await;
+}
+
+async fn new_session_with_the_id_of_a_deleted_one_is_indexed(fresh: EmptyStore) {
+    let core = ChatCore::new(fresh);
+    let id = SessionId::new_unchecked("again");
+    let alice = principal("alice");
+    let create = |at| {
+        let new = NewSession { id: Some(id.clone()), ..NewSession::default() };
+        core.chat.create_session(&alice, new, Timestamp::from_millis(at))
+    };
+    let deleted = create(1).await.unwrap().0;
+    core.chat.delete_session(&alice, &id).await.unwrap();
+    create(2).await.unwrap();
+    say(&core, "alice", &id, "apples").await;
+
+    // Another instance read these words before the deletion.
+    let message = MessageWords {
+        seq: 1,
+        id: MessageId::generate(),
+        role: Role::User,
+        created_at: Timestamp::from_millis(1),
+        words: vec!["pears".to_owned()],
+    };
+    let late = SessionWords { session: deleted, after_seq: 0, messages: vec![message] };
+    core.fresh.store.index_words(vec![late]).await.unwrap();
+    while core.chat.index_next_batch().await.unwrap() {}
+
+    let found = found_messages(&core, "alice", "apples").await;
+    assert_eq!(found, ["apples", "apples"], "the message and the title");
+    assert_eq!(found_messages(&core, "alice", "pears").await, Vec::<String>::new());
+}
+
+on_both_stores!(new_session_with_the_id_of_a_deleted_one_is_indexed);

@@ -169,6 +169,27 @@ async fn file_of_first_version_is_indexed_again() {
     assert_eq!(words, 10, "old words are replaced");
 }
 
+#[tokio::test]
+async fn new_messages_do_not_wait_for_the_rebuild() {
+    let core = ChatCore::new(crate::store_contract::sqlite().await.unwrap());
+    let session = core.create(&[]).await;
+    crate::search::say(&core, "alice", &session, "apples").await;
+    let file = rusqlite::Connection::open(core.fresh.folder.path().join("echoic.db")).unwrap();
+    file.execute_batch(
+        "UPDATE sessions SET words_version = 1;
+         INSERT INTO message_words (message_words) VALUES ('delete-all');",
+    )
+    .unwrap();
+
+    crate::search::say(&core, "alice", &session, "pears").await;
+
+    let found = async |word| find_sessions(&core, word).await[0].len();
+    assert_eq!([found("apples").await, found("pears").await], [0, 1], "only new messages");
+    assert!(core.chat.reindex_next_batch().await.unwrap());
+    assert_eq!([found("apples").await, found("pears").await], [1, 1]);
+    assert!(!core.chat.reindex_next_batch().await.unwrap(), "the rebuild is complete");
+}
+
 /// Gives sessions and words the form of the first version.
 async fn downgrade_words(database: &mongodb::Database) {
     let sessions = database.collection::<Document>("sessions");

@@ -1,8 +1,8 @@
 //! Inverted index of one path of a session: the terms of its passages, their speakers and times.
 //! Messages are added and removed at the end only.
 
+use super::fingerprint::PassageFingerprint;
 use super::passages::split_passages;
-use super::sketch::PassageSketch;
 use super::tokenizer::{TermTokenizer, for_each_word};
 use crate::domain::tokenizer::IndexWord;
 use std::borrow::Cow;
@@ -40,7 +40,7 @@ pub struct IndexedPassage {
     /// Block of neighboring passages that it belongs to; blocks are numbered from 0.
     pub(super) block: u32,
     pub(super) at_millis: i64,
-    pub(super) sketch: PassageSketch,
+    pub(super) fingerprint: PassageFingerprint,
     pub(super) is_question: bool,
     /// Whether it contains a word that places something in time.
     pub(super) mentions_time: bool,
@@ -84,11 +84,13 @@ impl PassageIndex {
             let text = &message.text[range.clone()];
             let block = self.assign_block(message.at_millis);
             let passage = self.passages.len() as u32;
-            let (term_count, sketch) =
+            let (term_count, fingerprint) =
                 self.add_postings(passage, [message.day, message.speaker], text);
-            let sketch = match self.passages.last() {
-                Some(previous) if previous.is_question => sketch.after_question(&previous.sketch),
-                _ => sketch,
+            let fingerprint = match self.passages.last() {
+                Some(previous) if previous.is_question => {
+                    fingerprint.after_question(&previous.fingerprint)
+                }
+                _ => fingerprint,
             };
             self.passages.push(IndexedPassage {
                 message_index,
@@ -97,7 +99,7 @@ impl PassageIndex {
                 speaker,
                 block,
                 at_millis: message.at_millis,
-                sketch,
+                fingerprint,
                 is_question: ends_with_question(text),
                 mentions_time: Self::mentions_time(text),
             });
@@ -197,17 +199,22 @@ impl PassageIndex {
     }
 
     /// Adds the terms of a passage that is about to be pushed: of its day and speaker, and of its
-    /// text. Returns their number, and the sketch of the text.
-    fn add_postings(&mut self, passage: u32, names: [&str; 2], text: &str) -> (u16, PassageSketch) {
+    /// text. Returns their number, and the fingerprint of the text.
+    fn add_postings(
+        &mut self,
+        passage: u32,
+        names: [&str; 2],
+        text: &str,
+    ) -> (u16, PassageFingerprint) {
         let Self { tokenizer, term_ids, postings, terms_by_character, .. } = self;
         let mut terms: u16 = 0;
-        let mut sketch = PassageSketch::default();
+        let mut fingerprint = PassageFingerprint::default();
         let names = names.map(|name| (name, false));
         for (text, is_message) in names.into_iter().chain([(text, true)]) {
             tokenizer.for_each_term(text, |term, word| {
                 terms = terms.saturating_add(1);
                 if is_message {
-                    sketch.add_term(term);
+                    fingerprint.add_term(term, word.as_str());
                 }
                 let id = match term_ids.get(term) {
                     Some(id) => *id as usize,
@@ -230,7 +237,7 @@ impl PassageIndex {
                 }
             });
         }
-        (terms, sketch)
+        (terms, fingerprint)
     }
 
     /// The block of the next passage: that of the last passage, unless a pause came before or the

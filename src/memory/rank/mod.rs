@@ -4,11 +4,11 @@
 //! passages and indexes their terms; [`score_passages`] scores the passages for a question, and
 //! [`merge_repeats`] merges those that say the same.
 
+mod fingerprint;
 mod index;
 mod passages;
 mod repeats;
 mod search;
-mod sketch;
 mod stopwords;
 mod time_cues;
 mod tokenizer;

@@ -1,40 +1,21 @@
 //! Finds passages that say the same, so that each thing is recalled once, with its newest date.
 //!
-//! Passages repeat each other if their words are equal, or if nearly all of them are and no number
-//! differs. Named senders are kept apart: that two people said the same is worth knowing.
+//! Passages repeat each other if their words are equal and in the same order, but for a few filler
+//! words. Named senders are kept apart: that two people said the same is worth knowing.
 
 use super::index::{IndexedPassage, PassageIndex};
-use super::sketch::hash_term;
-use super::tokenizer::TermTokenizer;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-
-/// Shorter passages repeat each other only if their words are equal. In longer ones this share of
-/// the distinct terms of each must be in the other.
-const MIN_NEAR_TERMS: usize = 10;
-const NEAR_SHARE: f32 = 0.9;
-/// Number of the best passages that are compared for near equality. No budget takes more.
-const MAX_COMPARED: usize = 512;
 
 /// Merges passages that repeat each other: the newest one takes the place of the best one. Leaves
 /// out passages that repeat one of `shown`, which the prompt contains anyway. `ranked` is sorted,
 /// best first, and so is the result.
-pub fn merge_repeats<'a>(
-    index: &PassageIndex,
-    ranked: &[(u32, f32)],
-    shown: Range<usize>,
-    text_of: impl Fn(u32) -> &'a str,
-) -> Vec<(u32, f32)> {
-    let distinct = merge_equal(index, ranked, shown);
-    merge_near_equal(index, distinct, text_of)
-}
-
-fn merge_equal(
+pub fn merge_repeats(
     index: &PassageIndex,
     ranked: &[(u32, f32)],
     shown: Range<usize>,
 ) -> Vec<(u32, f32)> {
-    let key = |passage: &IndexedPassage| (passage.speaker, passage.sketch.fingerprint);
+    let key = |passage: &IndexedPassage| (passage.speaker, passage.fingerprint.hash);
     let shown: HashSet<_> = index.passages()[shown].iter().map(key).collect();
     let mut places = HashMap::new();
     let mut distinct: Vec<(u32, f32)> = Vec::new();
@@ -52,92 +33,9 @@ fn merge_equal(
     distinct
 }
 
-fn merge_near_equal<'a>(
-    index: &PassageIndex,
-    ranked: Vec<(u32, f32)>,
-    text_of: impl Fn(u32) -> &'a str,
-) -> Vec<(u32, f32)> {
-    let mut term_sets: HashMap<u32, TermSet> = HashMap::new();
-    // Places in `distinct` of the passages with a value at a position of the sketch.
-    let mut places: HashMap<(usize, u32), Vec<usize>> = HashMap::new();
-    let mut distinct: Vec<(u32, f32)> = Vec::with_capacity(ranked.len());
-    for (at, (passage, score)) in ranked.into_iter().enumerate() {
-        let described = &index.passages()[passage as usize];
-        if at >= MAX_COMPARED || usize::from(described.sketch.terms) < MIN_NEAR_TERMS {
-            distinct.push((passage, score));
-            continue;
-        }
-        let values = || described.sketch.min_hashes.into_iter().enumerate();
-        let mut candidates: Vec<usize> =
-            values().filter_map(|value| places.get(&value)).flatten().copied().collect();
-        candidates.sort_unstable();
-        candidates.dedup();
-        let known = candidates.into_iter().find(|place| {
-            let other = distinct[*place].0;
-            let is_same_speaker = index.passages()[other as usize].speaker == described.speaker;
-            is_same_speaker
-                && is_near(index.tokenizer(), &mut term_sets, [passage, other], &text_of)
-        });
-        match known {
-            Some(place) => distinct[place].0 = newest(index, distinct[place].0, passage),
-            None => {
-                for value in values() {
-                    places.entry(value).or_default().push(distinct.len());
-                }
-                distinct.push((passage, score));
-            }
-        }
-    }
-    distinct
-}
-
 fn newest(index: &PassageIndex, one: u32, other: u32) -> u32 {
     let age = |passage: u32| (index.passages()[passage as usize].at_millis, passage);
     if age(one) > age(other) { one } else { other }
-}
-
-/// The distinct terms of a passage as sorted hashes.
-struct TermSet {
-    all: Vec<u64>,
-    numbers: Vec<u64>,
-}
-
-impl TermSet {
-    fn of(tokenizer: &TermTokenizer, text: &str) -> Self {
-        let mut set = Self { all: Vec::new(), numbers: Vec::new() };
-        tokenizer.for_each_term(text, |term, _| {
-            let hash = hash_term(term);
-            set.all.push(hash);
-            if term.chars().any(char::is_numeric) {
-                set.numbers.push(hash);
-            }
-        });
-        for hashes in [&mut set.all, &mut set.numbers] {
-            hashes.sort_unstable();
-            hashes.dedup();
-        }
-        set
-    }
-
-    fn is_near(&self, other: &Self) -> bool {
-        let longer = self.all.len().max(other.all.len());
-        let shared = self.all.iter().filter(|hash| other.all.binary_search(hash).is_ok()).count();
-        longer >= MIN_NEAR_TERMS
-            && shared as f32 >= NEAR_SHARE * longer as f32
-            && self.numbers == other.numbers
-    }
-}
-
-fn is_near<'a>(
-    tokenizer: &TermTokenizer,
-    sets: &mut HashMap<u32, TermSet>,
-    passages: [u32; 2],
-    text_of: impl Fn(u32) -> &'a str,
-) -> bool {
-    for passage in passages {
-        sets.entry(passage).or_insert_with(|| TermSet::of(tokenizer, text_of(passage)));
-    }
-    sets[&passages[0]].is_near(&sets[&passages[1]])
 }
 
 #[cfg(test)]
@@ -153,8 +51,7 @@ mod tests {
         }
         let before = messages.len() - shown;
         let ranked: Vec<_> = (0..before as u32).map(|at| (at, 1.0)).collect();
-        let text_of = |passage: u32| messages[passage as usize].1;
-        let left = merge_repeats(&index, &ranked, before..messages.len(), text_of);
+        let left = merge_repeats(&index, &ranked, before..messages.len());
         left.into_iter().map(|(passage, _)| passage).collect()
     }
 
@@ -181,14 +78,38 @@ mod tests {
     }
 
     #[test]
-    fn near_equal_passages_are_merged_unless_a_number_differs() {
-        let base = "The workshop in the old harbor opens on Monday at 9 and Anna brings the \
-                    keys, the coffee and a list of guests";
-        let reworded = base.replace("a list", "one list");
-        assert_eq!(merged(&[("", base), ("", &reworded)], 0), [1]);
-        let moved = base.replace("at 9", "at 10");
-        assert_eq!(merged(&[("", base), ("", &moved)], 0), [0, 1]);
-        let other = base.replace("Anna brings the keys", "Bob forgot his whole luggage");
-        assert_eq!(merged(&[("", base), ("", &other)], 0), [0, 1]);
+    fn filler_words_make_no_difference() {
+        let base = "The workshop in the old harbor opens at 9 and Anna brings a list of guests.";
+        for other in [
+            base.replace("a list", "the list"),
+            base.replace("and Anna", "and also Anna"),
+            base.replace("harbor opens", "harbor, that opens"),
+        ] {
+            assert_eq!(merged(&[("", base), ("", &other)], 0), [1], "{other}");
+        }
+    }
+
+    #[test]
+    fn long_sentences_that_differ_in_a_word_are_all_kept() {
+        let table = "Please book a table for Anna at the Italian place on Main Street before 9 in \
+                     the evening, from the 3rd to the 5th, and she will pay for all guests";
+        let mut facts = vec![table.to_owned()];
+        for (word, other) in [
+            ("Anna", "Bob"),
+            ("Please book", "Please do not book"),
+            ("before 9", "after 9"),
+            ("before 9", "before 10"),
+            ("from the 3rd to the 5th", "from the 5th to the 3rd"),
+            ("she", "he"),
+            ("all guests", "some guests"),
+        ] {
+            facts.push(table.replace(word, other));
+        }
+        let dinner = "下个星期五的晚上我们要和老朋友小明一起去城里最好的那家饭馆吃一顿大餐";
+        facts.push(dinner.to_owned());
+        facts.push(dinner.replace("小明", "阿强"));
+        let messages: Vec<_> = facts.iter().map(|fact| ("", fact.as_str())).collect();
+        let all: Vec<_> = (0..facts.len() as u32).collect();
+        assert_eq!(merged(&messages, 0), all);
     }
 }

@@ -211,5 +211,5 @@ fn rank_passages(
     // Ties go to the older passage, so the order is the same on every instance.
     ranked.sort_by(|(a, a_score), (b, b_score)| b_score.total_cmp(a_score).then(a.cmp(b)));
     let window = path.index.message_passages(messages).start..path.index.passages().len();
-    merge_repeats(&path.index, &ranked, window, |passage| path.passage_text(passage))
+    merge_repeats(&path.index, &ranked, window)
 }

@@ -141,12 +141,6 @@ impl PathIndex {
         message.map_or(0..0, |message| self.index.message_passages(message))
     }
 
-    pub(super) fn passage_text(&self, passage: u32) -> &str {
-        let passage = &self.index.passages()[passage as usize];
-        let range = passage.byte_range.start as usize..passage.byte_range.end as usize;
-        &self.messages[passage.message_index as usize].text[range]
-    }
-
     /// Sets the vocabulary in which lines are counted; a change discards earlier counts.
     pub(super) fn set_vocabulary(&mut self, vocabulary: TokenVocabulary) {
         if self.vocabulary != Some(vocabulary) {

@@ -4,14 +4,14 @@
 //! other stores do. Here a prefix of a word is a range of the index.
 //!
 //! Words are indexed in the background. A commit that adds messages sets `unindexed` in the
-//! session's document, and `indexedSeq` is the seq up to which its words are indexed. Sessions with
-//! words of an older version are left to [`super::search_rebuild`].
+//! session's document, and `indexedSeq` is the seq up to which its words are indexed. Words of an
+//! older version are replaced by [`super::search_rebuild`].
 
 use super::MongoStore;
 use super::documents::{IdDoc, to_bson_date, to_u32};
 use crate::domain::search::{SearchCursor, SearchMatch, SearchQuery, SearchTerm, WordLookup};
 use crate::domain::tokenizer::WORDS_VERSION;
-use crate::domain::{MessageId, Principal, Session};
+use crate::domain::{MessageId, Principal, Session, SessionId};
 use crate::error::Result;
 use crate::store::{IndexBacklog, MessageWords, SearchStore, SessionWords};
 use async_trait::async_trait;
@@ -39,20 +39,23 @@ struct TitleHitDoc {
 #[async_trait]
 impl SearchStore for MongoStore {
     async fn list_index_backlog(&self) -> Result<Vec<IndexBacklog>> {
-        // A newer instance indexes the sessions that it has made its own.
-        let newer = doc! { "$gt": i64::from(WORDS_VERSION) };
-        self.find_backlog(doc! { "unindexed": true, "wordsVersion": { "$not": newer } }).await
+        self.find_backlog(doc! { "unindexed": true, "wordsVersion": not_newer() }).await
     }
 
-    async fn list_outdated_index(&self) -> Result<Vec<IndexBacklog>> {
+    async fn list_outdated_index(&self) -> Result<Vec<SessionId>> {
         self.list_outdated_sessions().await
     }
 
     async fn index_words(&self, words: Vec<SessionWords>) -> Result<()> {
-        for SessionWords { session, after_seq, messages } in words {
-            self.index_session_words(&session, after_seq, &messages).await?;
+        for words in words {
+            self.replace_words(&words).await?;
+            self.record_index_progress(&words.session, words.last_seq()).await?;
         }
         Ok(())
+    }
+
+    async fn rebuild_words(&self, words: SessionWords, is_last: bool) -> Result<bool> {
+        self.rebuild_session_words(&words, is_last).await
     }
 
     async fn merge_index(&self, _: bool) -> Result<bool> {
@@ -164,20 +167,14 @@ impl SearchStore for MongoStore {
 }
 
 impl MongoStore {
-    async fn index_session_words(
-        &self,
-        session: &Session,
-        after: u32,
-        messages: &[MessageWords],
-    ) -> Result<()> {
+    /// Writes the words of some messages. Two instances may index the same ones. Both write the
+    /// same words, so each replaces the whole range.
+    pub(super) async fn replace_words(&self, words: &SessionWords) -> Result<()> {
+        let SessionWords { session, after_seq, messages } = words;
         let id = session.id.as_str();
+        let seqs = doc! { "$gt": i64::from(*after_seq), "$lte": i64::from(words.last_seq()) };
         let words = &self.collections.words;
-        // Two instances may index the same messages. Both write the same words, so each replaces
-        // the whole range.
-        let last = messages.last().map_or(after, |message| message.seq);
-        let range =
-            doc! { "sessionId": id, "seq": { "$gt": i64::from(after), "$lte": i64::from(last) } };
-        words.delete_many(range).await?;
+        words.delete_many(doc! { "sessionId": id, "seq": seqs }).await?;
         let to_words_document = |message: &MessageWords| {
             doc! {
                 "_id": format!("{id}/{}", message.seq),
@@ -197,18 +194,15 @@ impl MongoStore {
                 _ => {}
             }
         }
-        if after == 0 {
-            self.mark_words_current(session).await?;
-        }
-        self.record_index_progress(session, last).await
+        Ok(())
     }
 
-    /// Stores up to which message a session is indexed; deletes the words of a session that was
-    /// deleted in the meantime.
-    async fn record_index_progress(&self, session: &Session, last: u32) -> Result<()> {
+    /// Stores up to which message a session is indexed. If it was deleted in the meantime, its
+    /// words are deleted, and a new session with its id is indexed again.
+    pub(super) async fn record_index_progress(&self, session: &Session, last: u32) -> Result<()> {
         let sessions = &self.collections.sessions;
         let mut current = same_session(session);
-        current.insert("wordsVersion", i64::from(WORDS_VERSION));
+        current.insert("wordsVersion", not_newer());
         // The mark is cleared only if no message has been added since the words were read;
         // otherwise the next round continues from `indexedSeq`.
         let mut complete = current.clone();
@@ -222,9 +216,13 @@ impl MongoStore {
         if sessions.update_one(current, progress).await?.matched_count == 1 {
             return Ok(());
         }
-        if sessions.find_one(same_session(session)).await?.is_none() {
-            self.collections.words.delete_many(doc! { "sessionId": session.id.as_str() }).await?;
+        if sessions.find_one(same_session(session)).await?.is_some() {
+            return Ok(());
         }
+        let id = session.id.as_str();
+        self.collections.words.delete_many(doc! { "sessionId": id }).await?;
+        let restart = doc! { "$set": { "indexedSeq": 0_i64, "unindexed": true } };
+        sessions.update_one(doc! { "_id": id }, restart).await?;
         Ok(())
     }
 
@@ -234,6 +232,12 @@ impl MongoStore {
         let found: Vec<IdDoc> = found.await?.try_collect().await?;
         Ok(found.into_iter().map(|session| session.id).collect())
     }
+}
+
+/// The version of words that this instance may add to. A newer instance indexes the sessions that
+/// it has made its own.
+fn not_newer() -> Document {
+    doc! { "$not": { "$gt": i64::from(WORDS_VERSION) } }
 }
 
 /// Matches a session, but not another one that got its id after a deletion.

@@ -1,8 +1,8 @@
 //! Sessions whose words an older version made: `wordsVersion` is absent or too small.
 //!
 //! One instance at a time works on them. It holds a lease in the collection `schema`, by the clock
-//! of the database, and renews it with each batch. If it crashes, another instance continues: what
-//! was done is recorded in the sessions.
+//! of the database, and renews it before each write. If it crashes, another instance continues with
+//! the sessions that are still outdated.
 //!
 //! Instances of version 0.1.0 may run at the same time during an upgrade. They record their
 //! progress in `kept` and `unkept`, so a session with one of these fields has words of theirs and
@@ -16,8 +16,8 @@ use crate::domain::search::extract_index_words;
 use crate::domain::tokenizer::WORDS_VERSION;
 use crate::domain::{Session, SessionId};
 use crate::error::Result;
-use crate::store::IndexBacklog;
 use crate::store::rules::fold_title;
+use crate::store::{IndexBacklog, SessionWords};
 use futures::TryStreamExt;
 use mongodb::bson::{DateTime, Document, doc};
 use mongodb::options::ReturnDocument;
@@ -36,29 +36,19 @@ struct IndexBacklogDoc {
     #[serde(rename = "_id")]
     id: String,
     #[serde(default)]
-    words_version: i64,
-    #[serde(default)]
     indexed_seq: i64,
     kept: Option<i64>,
-    unkept: Option<bool>,
 }
 
 impl IndexBacklogDoc {
-    fn is_outdated(&self) -> bool {
-        self.words_version < i64::from(WORDS_VERSION)
-            || self.kept.is_some()
-            || self.unkept.is_some()
-    }
-
     fn into_backlog(self) -> IndexBacklog {
-        IndexBacklog {
-            indexed_seq: if self.is_outdated() { 0 } else { to_u32(self.indexed_seq) },
-            session_id: SessionId::new_unchecked(self.id),
-        }
+        // Version 0.1.0 recorded its progress in `kept`.
+        let indexed = self.indexed_seq.max(self.kept.unwrap_or(0));
+        IndexBacklog { indexed_seq: to_u32(indexed), session_id: SessionId::new_unchecked(self.id) }
     }
 }
 
-/// The condition of [`IndexBacklogDoc::is_outdated`], each part of which has an index.
+/// Conditions of which an outdated session meets one. Each has an index.
 fn outdated_filter() -> Vec<Document> {
     vec![
         doc! { "wordsVersion": null },
@@ -70,7 +60,7 @@ fn outdated_filter() -> Vec<Document> {
 
 impl MongoStore {
     pub(super) async fn find_backlog(&self, filter: Document) -> Result<Vec<IndexBacklog>> {
-        let fields = doc! { "wordsVersion": 1, "indexedSeq": 1, "kept": 1, "unkept": 1 };
+        let fields = doc! { "indexedSeq": 1, "kept": 1 };
         let sessions = self.collections.sessions.clone_with_type::<IndexBacklogDoc>();
         let found = sessions.find(filter).projection(fields).limit(BATCH_SESSIONS);
         let found: Vec<IndexBacklogDoc> = found.await?.try_collect().await?;
@@ -78,9 +68,8 @@ impl MongoStore {
     }
 
     /// The next sessions to index again, if no other instance is working on them.
-    pub(super) async fn list_outdated_sessions(&self) -> Result<Vec<IndexBacklog>> {
-        let outdated = self.find_backlog(doc! { "$or": outdated_filter() }).await?;
-        if outdated.is_empty() {
+    pub(super) async fn list_outdated_sessions(&self) -> Result<Vec<SessionId>> {
+        if self.find_outdated().await?.is_empty() {
             let mine = doc! { "_id": LEASE_ID, "holder": &self.rebuild_holder };
             self.collections.schema.delete_one(mine).await?;
             return Ok(Vec::new());
@@ -89,7 +78,33 @@ impl MongoStore {
             return Ok(Vec::new());
         }
         // Read again: until it had the lease, another instance may have worked on them.
-        self.find_backlog(doc! { "$or": outdated_filter() }).await
+        self.find_outdated().await
+    }
+
+    async fn find_outdated(&self) -> Result<Vec<SessionId>> {
+        let outdated = self.find_backlog(doc! { "$or": outdated_filter() }).await?;
+        Ok(outdated.into_iter().map(|session| session.session_id).collect())
+    }
+
+    /// Replaces words of an outdated session, while this instance has the lease.
+    pub(super) async fn rebuild_session_words(
+        &self,
+        words: &SessionWords,
+        is_last: bool,
+    ) -> Result<bool> {
+        let mut outdated = same_session(&words.session);
+        outdated.insert("$or", outdated_filter());
+        let sessions = &self.collections.sessions;
+        if !self.try_lease_rebuild().await? || sessions.find_one(outdated).await?.is_none() {
+            return Ok(false);
+        }
+        self.replace_words(words).await?;
+        if is_last {
+            self.mark_words_current(&words.session, words.last_seq()).await?;
+        }
+        // A session that was deleted meanwhile leaves no words.
+        self.record_index_progress(&words.session, words.last_seq()).await?;
+        Ok(true)
     }
 
     /// Takes or renews the lease. Its age is measured by the clock of the database.
@@ -119,10 +134,11 @@ impl MongoStore {
         Ok(schema.update_one(available, take).await?.matched_count == 1)
     }
 
-    /// Makes an outdated session, whose first messages have just been indexed, an ordinary backlog,
-    /// with current words of its title. Does nothing for other sessions, and if the title has
-    /// changed in the meantime; then the session stays outdated.
-    pub(super) async fn mark_words_current(&self, session: &Session) -> Result<()> {
+    /// Ends the rebuild of a session whose words are current up to the message `last`, with current
+    /// words of its title. Later messages are indexed again: an instance of an older version may
+    /// have made their words. Does nothing if the title has changed in the meantime; then the
+    /// session stays outdated.
+    async fn mark_words_current(&self, session: &Session, last: u32) -> Result<()> {
         let mut outdated = same_session(session);
         outdated.insert("title", &session.title);
         outdated.insert("$or", outdated_filter());
@@ -131,7 +147,7 @@ impl MongoStore {
                 "titleKey": fold_title(&session.title),
                 "titleWords": extract_index_words(&session.title),
                 "wordsVersion": i64::from(WORDS_VERSION),
-                "indexedSeq": 0_i64,
+                "indexedSeq": i64::from(last),
                 "unindexed": true,
             },
             "$unset": { "kept": "", "unkept": "" },

@@ -16,7 +16,7 @@ use crate::store::rules::fold_title;
 use crate::store::{IndexBacklog, MessageWords, SearchStore, SessionWords};
 use async_trait::async_trait;
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use sha2::{Digest, Sha256};
 
 /// Index pages merged in one step.
@@ -25,17 +25,21 @@ const MERGE_PAGES: i64 = 64;
 #[async_trait]
 impl SearchStore for SqliteStore {
     async fn list_index_backlog(&self) -> Result<Vec<IndexBacklog>> {
-        self.run_read(|db| list_backlog(db, "messages > kept LIMIT 64")).await
+        self.run_read(list_backlog).await
     }
 
-    async fn list_outdated_index(&self) -> Result<Vec<IndexBacklog>> {
-        self.run_read(|db| list_backlog(db, "words_version < ?1 LIMIT 64")).await
+    async fn list_outdated_index(&self) -> Result<Vec<SessionId>> {
+        self.run_read(list_outdated).await
     }
 
     async fn index_words(&self, words: Vec<SessionWords>) -> Result<()> {
         let rows: Vec<_> = words.into_iter().map(IndexRows::from_words).collect();
-        self.run_background_write(move |db| rows.iter().try_for_each(|rows| rows.write_rows(db)))
-            .await
+        self.run_background_write(move |db| rows.iter().try_for_each(|rows| rows.add(db))).await
+    }
+
+    async fn rebuild_words(&self, words: SessionWords, is_last: bool) -> Result<bool> {
+        let rows = IndexRows::from_words(words);
+        self.run_background_write(move |db| rows.replace(db, is_last)).await
     }
 
     async fn merge_index(&self, is_first: bool) -> Result<bool> {
@@ -70,18 +74,22 @@ impl SearchStore for SqliteStore {
     }
 }
 
-/// Seq of the last message with words of the version `?1`.
-const INDEXED_SEQ: &str = "CASE WHEN words_version < ?1 THEN 0 ELSE kept END";
-
-/// The sessions that meet a condition, in which `?1` is the current version of words.
-fn list_backlog(db: &Transaction<'_>, condition: &str) -> Result<Vec<IndexBacklog>> {
-    let sql = format!("SELECT id, {INDEXED_SEQ} FROM sessions WHERE {condition}");
-    let mut statement = db.prepare_cached(&sql)?;
-    let backlog = statement.query_map([WORDS_VERSION], |row| {
+fn list_backlog(db: &Transaction<'_>) -> Result<Vec<IndexBacklog>> {
+    let sql = "SELECT id, kept FROM sessions WHERE messages > kept LIMIT 64";
+    let mut statement = db.prepare_cached(sql)?;
+    let backlog = statement.query_map([], |row| {
         let session_id = SessionId::new_unchecked(row.get::<_, String>(0)?);
         Ok(IndexBacklog { session_id, indexed_seq: row.get(1)? })
     })?;
     backlog.collect::<Result<_, _>>().map_err(Error::from)
+}
+
+fn list_outdated(db: &Transaction<'_>) -> Result<Vec<SessionId>> {
+    let sql = "SELECT id FROM sessions WHERE words_version < ?1 LIMIT 64";
+    let mut statement = db.prepare_cached(sql)?;
+    let outdated = statement
+        .query_map([WORDS_VERSION], |row| Ok(SessionId::new_unchecked(row.get::<_, String>(0)?)))?;
+    outdated.collect::<Result<_, _>>().map_err(Error::from)
 }
 
 /// Index rows of consecutive messages, with their words joined before the writer thread gets them.
@@ -103,28 +111,37 @@ impl IndexRows {
         Self { messages: messages.into_iter().map(prefixed).collect(), session, after_seq: after }
     }
 
-    fn write_rows(&self, db: &Connection) -> Result<()> {
-        let Self { session, after_seq: after, messages } = self;
-        // Nothing is written if another writer has indexed the session meanwhile, or if it was
-        // deleted and another one has its id.
-        let sql = format!(
-            "SELECT key, title, words_version < ?1 FROM sessions \
-             WHERE id = ?2 AND created_at = ?3 AND {INDEXED_SEQ} = ?4"
-        );
-        let expected =
-            params![WORDS_VERSION, session.id.as_str(), session.created_at.as_millis(), after];
-        let found = db
-            .prepare_cached(&sql)?
-            .query_row(expected, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-            .optional()?;
-        let Some((session, title, is_outdated)): Option<(i64, String, bool)> = found else {
-            return Ok(());
-        };
-        if is_outdated {
-            update_title_words(db, session, &title)?;
+    /// Adds the words of new messages. Nothing is written if another writer has indexed the session
+    /// meanwhile, or if it was deleted and another one has its id.
+    fn add(&self, db: &Connection) -> Result<()> {
+        let Self { session, after_seq, .. } = self;
+        let sql = "SELECT key FROM sessions WHERE id = ?1 AND created_at = ?2 AND kept = ?3";
+        let expected = (session.id.as_str(), session.created_at.as_millis(), after_seq);
+        let key = db.prepare_cached(sql)?.query_row(expected, |row| row.get(0)).optional()?;
+        key.map_or(Ok(()), |key| self.write_words(db, key))
+    }
+
+    /// Replaces the words of an outdated session. Returns whether it was outdated.
+    fn replace(&self, db: &Connection, is_last: bool) -> Result<bool> {
+        let session = &self.session;
+        let sql = "SELECT key, title FROM sessions \
+                   WHERE id = ?1 AND created_at = ?2 AND words_version < ?3";
+        let expected = (session.id.as_str(), session.created_at.as_millis(), WORDS_VERSION);
+        let read = |row: &Row<'_>| Ok((row.get(0)?, row.get::<_, String>(1)?));
+        let found = db.prepare_cached(sql)?.query_row(expected, read).optional()?;
+        let Some((key, title)) = found else { return Ok(false) };
+        self.write_words(db, key)?;
+        if is_last {
+            update_title_words(db, key, &title)?;
+            db.prepare_cached("UPDATE sessions SET words_version = ?2 WHERE key = ?1")?
+                .execute((key, WORDS_VERSION))?;
         }
-        let mut last = *after;
-        for (message, words) in messages {
+        Ok(true)
+    }
+
+    fn write_words(&self, db: &Connection, session: i64) -> Result<()> {
+        let mut last = self.after_seq;
+        for (message, words) in &self.messages {
             let key = message_key(session, message.seq);
             // Replaces the words of an older version.
             db.prepare_cached(
@@ -135,9 +152,8 @@ impl IndexRows {
                 .execute(params![key, message.created_at.as_millis(), message.role.as_str()])?;
             last = message.seq;
         }
-        // From here on, the rest of an outdated session is an ordinary backlog.
-        db.prepare_cached("UPDATE sessions SET kept = ?2, words_version = ?3 WHERE key = ?1")?
-            .execute((session, last, WORDS_VERSION))?;
+        db.prepare_cached("UPDATE sessions SET kept = max(kept, ?2) WHERE key = ?1")?
+            .execute((session, last))?;
         Ok(())
     }
 }

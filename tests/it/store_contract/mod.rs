@@ -46,22 +46,22 @@ use crate::support::mongo::database;
 /// An instance without a heartbeat for this long counts as gone.
 const LEASE: Duration = Duration::from_secs(15);
 
-/// An empty store, and the folder that must live as long as it.
+/// An empty store, and the folder that must live as long as it, with `echoic.db` for SQLite.
 pub(crate) struct EmptyStore {
     pub(crate) store: Arc<dyn Store>,
-    _folder: TempDir,
+    pub(crate) folder: TempDir,
 }
 
 pub(crate) async fn sqlite() -> Option<EmptyStore> {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&folder.path().join("echoic.db"), Durability::Normal).unwrap();
-    Some(EmptyStore { store: Arc::new(store), _folder: folder })
+    Some(EmptyStore { store: Arc::new(store), folder: folder })
 }
 
 /// `None` without a MongoDB, unless `REQUIRE_MONGO` is set.
 pub(crate) async fn mongo() -> Option<EmptyStore> {
     let store = MongoStore::open(&database()?, LEASE).await.unwrap();
-    Some(EmptyStore { store: Arc::new(store), _folder: tempfile::tempdir().unwrap() })
+    Some(EmptyStore { store: Arc::new(store), folder: tempfile::tempdir().unwrap() })
 }
 
 /// Runs each test of the suite against each store.
