@@ -6,17 +6,19 @@
 
 use crate::chat::PrecedingMessage;
 use crate::domain::content::MessageBody;
+use crate::domain::message::CallOrigin;
 use crate::domain::tool::{self, NewToolResult, ToolCall};
 use crate::domain::{Message, MessageId, MessageType, Principal, Role, SessionId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::ApiState;
-use crate::http::v1::encrypted_reasoning::SealedOrigin;
+use crate::http::v1::encrypted_reasoning::IdentifiedOrigin;
 use crate::http::v1::ids::ItemId;
 use crate::http::v1::item_mapping::{InputItem, PositionedItem, build_messages, to_items};
 use crate::http::v1::message_content::MessageContent;
 use crate::store::ReplyFields;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use std::collections::HashMap;
 
 // All items are stored in the transaction that begins the turn, so it is bounded.
 const MAX_INPUT_ITEMS: usize = 500;
@@ -63,18 +65,11 @@ pub(super) async fn resolve_references(
     api: &ApiState,
     principal: &Principal,
     conversation: Option<&SessionId>,
-    items: Vec<PositionedItem>,
+    mut items: Vec<PositionedItem>,
 ) -> Result<Vec<PositionedItem>> {
     let mut resolved = Vec::with_capacity(items.len());
     let mut last: Option<Message> = None;
-    let sealed: Vec<SealedOrigin> = items
-        .iter()
-        .filter_map(|item| match &item.item {
-            InputItem::EncryptedReasoning(origins) => Some(origins.clone()),
-            _ => None,
-        })
-        .flatten()
-        .collect();
+    let mut origins = take_origins(&mut items);
     for PositionedItem { position, id, mut item } in items {
         if let InputItem::Reference(id) = &item {
             item = match conversation {
@@ -97,12 +92,25 @@ pub(super) async fn resolve_references(
         if let InputItem::Call(call) = &mut item
             && call.origin.is_none()
         {
-            let own = sealed.iter().find(|sealed| sealed.call_id == call.id);
-            call.origin = own.map(|sealed| sealed.origin.clone());
+            // Each is moved to one call: copies could be many times the size of the request.
+            call.origin = origins.remove(&call.id);
         }
         resolved.push(PositionedItem { position, id, item });
     }
     Ok(resolved)
+}
+
+/// The origins in encrypted reasoning, by our ids of their calls.
+fn take_origins(items: &mut [PositionedItem]) -> HashMap<String, CallOrigin> {
+    let mut found = HashMap::new();
+    for item in items {
+        if let InputItem::EncryptedReasoning(origins) = &mut item.item {
+            for IdentifiedOrigin { call_id, origin } in std::mem::take(origins) {
+                found.entry(call_id).or_insert(origin);
+            }
+        }
+    }
+    found
 }
 
 /// Whether an item belongs to a message of this session.
