@@ -16,7 +16,6 @@ use crate::http::v1::ids::ItemId;
 use crate::http::v1::item_mapping::{InputItem, PositionedItem, build_messages, to_items};
 use crate::http::v1::message_content::MessageContent;
 use crate::store::ReplyFields;
-use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::HashMap;
 
@@ -134,9 +133,8 @@ async fn is_in_session(
 
 /// Whether a client sent a stored call back unchanged. JSON may be written in another way.
 fn is_same_call(sent: &ToolCall, stored: &ToolCall) -> bool {
-    let json = |call: &ToolCall| serde_json::from_str::<Value>(&call.input).ok();
-    let has_same_input = sent.input == stored.input || json(sent) == json(stored);
-    sent.id == stored.id && sent.name == stored.name && has_same_input
+    let input = |call: &ToolCall| tool::normalize_input(&call.input);
+    sent.id == stored.id && sent.name == stored.name && input(sent) == input(stored)
 }
 
 /// Loads the item that a reference refers to. `last` caches the reply of the previous reference,
