@@ -187,3 +187,17 @@ async fn new_calls_and_outputs_under_known_ids_are_kept() {
         assert_eq!(sent.len(), 4 + added, "{input}: {sent:?}");
     }
 }
+
+#[tokio::test]
+async fn messages_repeated_after_an_empty_reply_are_kept() {
+    let server = Server::start().await;
+    let first = create_response(&server, json!({"input": "hello"}), "one").await;
+    let again = json!({"input": "continue", "previous_response_id": response_id(&first)});
+    let failed = post_answered(&server, again, |call| call.reply("")).await.body;
+    let input = json!([user("continue"), user("and be brief")]);
+    let body = json!({"input": input, "previous_response_id": response_id(&failed)});
+    let sent = sent_after(&server, body).await;
+    assert_eq!(sent.last().unwrap(), "user: and be brief");
+    let repeated = sent.iter().filter(|message| message.ends_with("continue")).count();
+    assert_eq!(repeated, 2, "{sent:?}");
+}

@@ -117,8 +117,8 @@ impl KnownHistory {
         Ok(new.map(|(item, _)| item).collect())
     }
 
-    /// The number of items at the start of the input that repeat the end of the history. The end is
-    /// a reply, so a user's new message that equals an old one is never among them.
+    /// The number of items at the start of the input that repeat the end of the history. They
+    /// include a reply or outputs, so new messages that equal old ones are not among them.
     fn count_repeated(&self, items: &[PositionedItem]) -> usize {
         let history = self.messages.iter().filter_map(Self::group_message);
         let history = join_groups(history.map(|group| (group, 0)));
@@ -127,7 +127,13 @@ impl KnownHistory {
             join_groups(groups.filter_map(|(at, item)| Some((Self::group_item(item)?, at + 1))));
         let is_same = |count: &usize| {
             let end = &history[history.len() - count..];
-            groups.iter().zip(end).take(*count).all(|((group, _), (known, _))| group == known)
+            // After a failed reply the history ends with a message, which may be sent anew.
+            end.iter().any(|(group, _)| !matches!(group, ItemGroup::Message { .. }))
+                && groups
+                    .iter()
+                    .zip(end)
+                    .take(*count)
+                    .all(|((group, _), (known, _))| group == known)
         };
         let longest = (1..=groups.len().min(history.len())).rev().find(is_same);
         longest.map_or(0, |count| groups[count - 1].1)
