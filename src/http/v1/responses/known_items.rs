@@ -6,7 +6,7 @@
 
 use crate::domain::tool::{self, NewToolResult, ToolCall, ToolResult};
 use crate::domain::{MessageId, Role, SessionId};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::http::ApiState;
 use crate::http::v1::ids::ItemId;
 use crate::http::v1::item_mapping::{InputItem, PositionedItem};
@@ -82,7 +82,12 @@ impl KnownHistory {
             token_overhead: 0,
             max_part_bytes: MAX_PART_BYTES,
         };
-        let mut messages = api.store.recent_history(session, reply, limits).await?;
+        let mut messages = match api.store.recent_history(session, reply, limits).await {
+            Ok(messages) => messages,
+            // The reply is still being written, or was not stored.
+            Err(error) if error.kind == ErrorKind::MessageNotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
         messages.reverse();
         Ok(Self::from_messages(messages))
     }
