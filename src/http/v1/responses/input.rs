@@ -81,11 +81,14 @@ pub(super) async fn resolve_references(
         if let (InputItem::Call(call), Some(id)) = (&mut item, &id) {
             // Clients that send the whole history need not be right about the ID.
             let stored = load_referenced_item(api, principal, &position, id, &mut last).await;
-            if let Ok(InputItem::Call(stored)) = stored
-                && call.origin.is_none()
-                && is_same_call(call, &stored)
-            {
-                call.origin = stored.origin;
+            match stored {
+                Ok(InputItem::Call(stored))
+                    if call.origin.is_none() && is_same_call(call, &stored) =>
+                {
+                    call.origin = stored.origin;
+                }
+                Err(error) if error.kind == ErrorKind::StoreUnavailable => return Err(error),
+                Ok(_) | Err(_) => {}
             }
         }
         if let InputItem::Call(call) = &mut item
@@ -150,8 +153,10 @@ async fn load_referenced_item(
     if id.starts_with("rs_") {
         return Ok(InputItem::Reasoning);
     }
-    let not_found =
-        |_| Error::new(ErrorKind::MessageNotFound, format!("item with id '{id}' not found"));
+    let not_found = |error: Error| match error.kind {
+        ErrorKind::StoreUnavailable => error,
+        _ => Error::new(ErrorKind::MessageNotFound, format!("item with id '{id}' not found")),
+    };
     let ItemId { message: reply, .. } =
         ItemId::parse("id", id).map_err(|error| Error::from(error).within(position))?;
     // In a stream, text after a tool call is an item of its own, `msg_<messageId>_<n>`. Stored, it
