@@ -195,6 +195,25 @@ pub fn encode_input(input: &str) -> Box<RawValue> {
     json.unwrap_or_else(|| to_raw_value(input).unwrap_or_default())
 }
 
+/// Arguments in a form that is the same for equal JSON, whichever way it is written.
+pub fn normalize_input(input: &str) -> Value {
+    let stored = encode_input(input);
+    let value = serde_json::from_str(stored.get());
+    value.map_or_else(|_| Value::String(input.to_owned()), normalize_numbers)
+}
+
+/// Clients that parse arguments write `1.0` as `1`.
+fn normalize_numbers(value: Value) -> Value {
+    match value {
+        Value::Number(number) => number.as_f64().map_or(Value::Number(number), Value::from),
+        Value::Array(list) => list.into_iter().map(normalize_numbers).collect(),
+        Value::Object(fields) => {
+            fields.into_iter().map(|(name, value)| (name, normalize_numbers(value))).collect()
+        }
+        other => other,
+    }
+}
+
 /// Whether parsers that limit the nesting can read the value as a part of a message.
 fn is_importable(json: &RawValue) -> bool {
     // An upper bound of the depth: strings may contain brackets, too. Beyond it the parser decides.

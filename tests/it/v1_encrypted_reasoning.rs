@@ -134,3 +134,25 @@ async fn encrypted_content_of_others_is_accepted_and_ignored() {
     let reply = post_answered(&server, body, signed_call).await.body;
     assert!(!reply.to_string().contains("encrypted_content"), "{reply}");
 }
+
+#[tokio::test]
+async fn encrypted_content_is_used_once_and_limited() {
+    let server = Server::start().await;
+    let first = post_answered(&server, request(json!("Oslo?"), false), signed_call).await.body;
+    let mut input = next_input(&first["output"]);
+    let list = input.as_array_mut().unwrap();
+    let call = list.iter().position(|item| item["type"] == "function_call").unwrap();
+    list.insert(call, list[call].clone());
+    post_answered(&server, request(input, false), |call| {
+        assert_eq!(call.request.to_string().matches("thought_signature").count(), 1);
+        call.reply("Rain.");
+    })
+    .await;
+
+    let content = format!("echoic.v1.{}", "A".repeat(1 << 20));
+    let large = json!({"type": "reasoning", "summary": [], "encrypted_content": content});
+    let refused = server.post(ROUTE, request(json!([large]), false)).await;
+    assert_eq!(refused.status, 413);
+    let message = refused.body["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with("Input[0].encrypted_content"), "{message}");
+}

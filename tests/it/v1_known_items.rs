@@ -164,3 +164,40 @@ async fn call_in_a_full_history_gets_its_signature_back() {
         }
     }
 }
+
+#[tokio::test]
+async fn new_calls_and_outputs_under_known_ids_are_kept() {
+    let server = Server::start().await;
+    let call = |city: &str| {
+        let arguments = format!(r#"{{"city":"{city}"}}"#);
+        json!({"type": "function_call", "call_id": "call_1", "name": "weather", "arguments": arguments})
+    };
+    let output =
+        |text: &str| json!({"type": "function_call_output", "call_id": "call_1", "output": text});
+    let first = json!({"input": [user("Oslo?"), call("Oslo"), output("rain")]});
+    let first = create_response(&server, first, "Rain.").await;
+    for (input, added) in [
+        (json!([call("Oslo"), output("rain"), user("go on")]), 1),
+        (json!([call("Oslo"), output("snow"), user("go on")]), 3),
+        (json!([call("Rome"), output("rain"), user("go on")]), 3),
+        (json!([call("Oslo"), output("rain"), call("Rome"), output("sun"), user("go on")]), 3),
+    ] {
+        let body = json!({"input": input, "previous_response_id": response_id(&first)});
+        let sent = sent_after(&server, body).await;
+        assert_eq!(sent.len(), 4 + added, "{input}: {sent:?}");
+    }
+}
+
+#[tokio::test]
+async fn messages_repeated_after_an_empty_reply_are_kept() {
+    let server = Server::start().await;
+    let first = create_response(&server, json!({"input": "hello"}), "one").await;
+    let again = json!({"input": "continue", "previous_response_id": response_id(&first)});
+    let failed = post_answered(&server, again, |call| call.reply("")).await.body;
+    let input = json!([user("continue"), user("and be brief")]);
+    let body = json!({"input": input, "previous_response_id": response_id(&failed)});
+    let sent = sent_after(&server, body).await;
+    assert_eq!(sent.last().unwrap(), "user: and be brief");
+    let repeated = sent.iter().filter(|message| message.ends_with("continue")).count();
+    assert_eq!(repeated, 2, "{sent:?}");
+}

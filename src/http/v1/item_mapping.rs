@@ -1,7 +1,7 @@
 //! Conversion between stored messages and OpenAI's items. One message may be several items: its
 //! text, each tool call and each tool output.
 
-use super::encrypted_reasoning::{SealedOrigin, decode_origins};
+use super::encrypted_reasoning::{ENCRYPTED_CONTENT, IdentifiedOrigin, decode_origins};
 use super::ids::{ItemType, format_item_id};
 use super::message_content::MessageContent;
 use crate::chat::PrecedingMessage;
@@ -137,7 +137,7 @@ pub(super) enum InputItem {
     /// response; it is not shown to a model again.
     Reasoning,
     /// Reasoning with the data that the model wants back with its calls.
-    EncryptedReasoning(Vec<SealedOrigin>),
+    EncryptedReasoning(Vec<IdentifiedOrigin>),
 }
 
 /// An input item with its position in the body, such as `input[2]`, for errors.
@@ -182,8 +182,8 @@ impl InputItem {
             })),
             Some("function_call_output") => read_output(fields).map(Self::Output),
             Some("item_reference") => read_text(fields, "id").map(Self::Reference),
-            Some("reasoning") => Ok(match read_optional_text(fields, "encrypted_content")? {
-                Some(content) => Self::EncryptedReasoning(decode_origins(&content)),
+            Some("reasoning") => Ok(match read_optional_text(fields, ENCRYPTED_CONTENT)? {
+                Some(content) => Self::EncryptedReasoning(decode_origins(&content)?),
                 None => Self::Reasoning,
             }),
             Some(_) => Err(Error::invalid_field(

@@ -6,15 +6,17 @@
 //! background response gets the same events under the same numbers, on any instance.
 
 use super::response_object::{
-    ENCRYPTED_CONTENT, ResponseHeader, ResponseState, encode_call, encode_encrypted_reasoning,
-    encode_message, encode_reasoning,
+    ResponseHeader, ResponseState, encode_call, encode_encrypted_reasoning, encode_message,
+    encode_reasoning,
 };
 use crate::chat::{ReplyEvent, stopped_error};
 use crate::domain::{MessageId, Principal, SessionId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::ApiState;
 use crate::http::sse::SseSource;
-use crate::http::v1::encrypted_reasoning::{encode_origins, encode_reply_origins};
+use crate::http::v1::encrypted_reasoning::{
+    ENCRYPTED_CONTENT, encode_origins, encode_reply_origins,
+};
 use crate::http::v1::ids::{ItemType, format_item_id};
 use bytes::Bytes;
 use futures::StreamExt;

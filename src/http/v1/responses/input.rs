@@ -6,17 +6,18 @@
 
 use crate::chat::PrecedingMessage;
 use crate::domain::content::MessageBody;
+use crate::domain::message::CallOrigin;
 use crate::domain::tool::{self, NewToolResult, ToolCall};
 use crate::domain::{Message, MessageId, MessageType, Principal, Role, SessionId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::ApiState;
-use crate::http::v1::encrypted_reasoning::SealedOrigin;
+use crate::http::v1::encrypted_reasoning::IdentifiedOrigin;
 use crate::http::v1::ids::ItemId;
 use crate::http::v1::item_mapping::{InputItem, PositionedItem, build_messages, to_items};
 use crate::http::v1::message_content::MessageContent;
 use crate::store::ReplyFields;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use std::collections::HashMap;
 
 // All items are stored in the transaction that begins the turn, so it is bounded.
 const MAX_INPUT_ITEMS: usize = 500;
@@ -63,18 +64,11 @@ pub(super) async fn resolve_references(
     api: &ApiState,
     principal: &Principal,
     conversation: Option<&SessionId>,
-    items: Vec<PositionedItem>,
+    mut items: Vec<PositionedItem>,
 ) -> Result<Vec<PositionedItem>> {
     let mut resolved = Vec::with_capacity(items.len());
     let mut last: Option<Message> = None;
-    let sealed: Vec<SealedOrigin> = items
-        .iter()
-        .filter_map(|item| match &item.item {
-            InputItem::EncryptedReasoning(origins) => Some(origins.clone()),
-            _ => None,
-        })
-        .flatten()
-        .collect();
+    let mut origins = take_origins(&mut items);
     for PositionedItem { position, id, mut item } in items {
         if let InputItem::Reference(id) = &item {
             item = match conversation {
@@ -87,22 +81,38 @@ pub(super) async fn resolve_references(
         if let (InputItem::Call(call), Some(id)) = (&mut item, &id) {
             // Clients that send the whole history need not be right about the ID.
             let stored = load_referenced_item(api, principal, &position, id, &mut last).await;
-            if let Ok(InputItem::Call(stored)) = stored
-                && call.origin.is_none()
-                && is_same_call(call, &stored)
-            {
-                call.origin = stored.origin;
+            match stored {
+                Ok(InputItem::Call(stored))
+                    if call.origin.is_none() && is_same_call(call, &stored) =>
+                {
+                    call.origin = stored.origin;
+                }
+                Err(error) if error.kind == ErrorKind::StoreUnavailable => return Err(error),
+                Ok(_) | Err(_) => {}
             }
         }
         if let InputItem::Call(call) = &mut item
             && call.origin.is_none()
         {
-            let own = sealed.iter().find(|sealed| sealed.call_id == call.id);
-            call.origin = own.map(|sealed| sealed.origin.clone());
+            // Each is moved to one call: copies could be many times the size of the request.
+            call.origin = origins.remove(&call.id);
         }
         resolved.push(PositionedItem { position, id, item });
     }
     Ok(resolved)
+}
+
+/// The origins in encrypted reasoning, by our ids of their calls.
+fn take_origins(items: &mut [PositionedItem]) -> HashMap<String, CallOrigin> {
+    let mut found = HashMap::new();
+    for item in items {
+        if let InputItem::EncryptedReasoning(origins) = &mut item.item {
+            for IdentifiedOrigin { call_id, origin } in std::mem::take(origins) {
+                found.entry(call_id).or_insert(origin);
+            }
+        }
+    }
+    found
 }
 
 /// Whether an item belongs to a message of this session.
@@ -126,9 +136,8 @@ async fn is_in_session(
 
 /// Whether a client sent a stored call back unchanged. JSON may be written in another way.
 fn is_same_call(sent: &ToolCall, stored: &ToolCall) -> bool {
-    let json = |call: &ToolCall| serde_json::from_str::<Value>(&call.input).ok();
-    let has_same_input = sent.input == stored.input || json(sent) == json(stored);
-    sent.id == stored.id && sent.name == stored.name && has_same_input
+    let input = |call: &ToolCall| tool::normalize_input(&call.input);
+    sent.id == stored.id && sent.name == stored.name && input(sent) == input(stored)
 }
 
 /// Loads the item that a reference refers to. `last` caches the reply of the previous reference,
@@ -144,8 +153,10 @@ async fn load_referenced_item(
     if id.starts_with("rs_") {
         return Ok(InputItem::Reasoning);
     }
-    let not_found =
-        |_| Error::new(ErrorKind::MessageNotFound, format!("item with id '{id}' not found"));
+    let not_found = |error: Error| match error.kind {
+        ErrorKind::StoreUnavailable => error,
+        _ => Error::new(ErrorKind::MessageNotFound, format!("item with id '{id}' not found")),
+    };
     let ItemId { message: reply, .. } =
         ItemId::parse("id", id).map_err(|error| Error::from(error).within(position))?;
     // In a stream, text after a tool call is an item of its own, `msg_<messageId>_<n>`. Stored, it

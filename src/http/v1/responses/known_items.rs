@@ -4,13 +4,14 @@
 //! items. Users' messages never have an ID, so those are recognized by their content and by their
 //! neighbors.
 
-use crate::domain::tool;
+use crate::domain::tool::{self, NewToolResult, ToolCall, ToolResult};
 use crate::domain::{MessageId, Role, SessionId};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::http::ApiState;
 use crate::http::v1::ids::ItemId;
 use crate::http::v1::item_mapping::{InputItem, PositionedItem};
 use crate::store::{HistoryLimits, HistoryMessage};
+use serde_json::Value;
 use std::collections::HashMap;
 
 /// Messages that are read beyond the number of items, for messages that are not items.
@@ -25,16 +26,45 @@ pub(super) struct KnownHistory {
     messages: Vec<HistoryMessage>,
     /// Positions in `messages`.
     by_id: HashMap<MessageId, usize>,
-    by_call_id: HashMap<String, usize>,
-    by_answered_call_id: HashMap<String, usize>,
+    /// By ID, oldest first: clients may use an ID of their own more than once.
+    calls: HashMap<String, Vec<(KnownCall, usize)>>,
+    outputs: HashMap<String, Vec<(KnownOutput, usize)>>,
+}
+
+/// A call in the form in which it is compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct KnownCall {
+    id: String,
+    name: String,
+    input: Value,
+}
+
+/// An output in the form in which it is compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct KnownOutput {
+    call_id: String,
+    text: String,
+}
+
+impl KnownCall {
+    fn new(call: &ToolCall) -> Self {
+        let input = tool::normalize_input(&call.input);
+        Self { id: call.id.clone(), name: call.name.clone(), input }
+    }
+}
+
+impl KnownOutput {
+    fn new(result: ToolResult) -> Self {
+        Self { call_id: result.call_id, text: result.output }
+    }
 }
 
 /// Consecutive items of one author, in the form in which they are compared. A client may split or
 /// join the texts of a reply.
 #[derive(Debug, PartialEq, Eq)]
 enum ItemGroup {
-    Reply { letters: String, call_ids: Vec<String> },
-    Outputs(Vec<String>),
+    Reply { letters: String, calls: Vec<KnownCall> },
+    Outputs(Vec<KnownOutput>),
     Message { role: Role, letters: String, parts: String },
 }
 
@@ -52,7 +82,12 @@ impl KnownHistory {
             token_overhead: 0,
             max_part_bytes: MAX_PART_BYTES,
         };
-        let mut messages = api.store.recent_history(session, reply, limits).await?;
+        let mut messages = match api.store.recent_history(session, reply, limits).await {
+            Ok(messages) => messages,
+            // The reply is still being written, or was not stored.
+            Err(error) if error.kind == ErrorKind::MessageNotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
         messages.reverse();
         Ok(Self::from_messages(messages))
     }
@@ -62,10 +97,12 @@ impl KnownHistory {
         for (at, message) in messages.iter().enumerate() {
             history.by_id.insert(message.id.clone(), at);
             for call in tool::parse_calls(&message.parts) {
-                history.by_call_id.insert(call.id, at);
+                let known = KnownCall::new(&call);
+                history.calls.entry(call.id).or_default().push((known, at));
             }
             for result in tool::parse_results(&message.parts) {
-                history.by_answered_call_id.insert(result.call_id, at);
+                let known = KnownOutput::new(result);
+                history.outputs.entry(known.call_id.clone()).or_default().push((known, at));
             }
         }
         Self { messages, ..history }
@@ -85,8 +122,8 @@ impl KnownHistory {
         Ok(new.map(|(item, _)| item).collect())
     }
 
-    /// The number of items at the start of the input that repeat the end of the history. The end is
-    /// a reply, so a user's new message that equals an old one is never among them.
+    /// The number of items at the start of the input that repeat the end of the history. They
+    /// include a reply or outputs, so new messages that equal old ones are not among them.
     fn count_repeated(&self, items: &[PositionedItem]) -> usize {
         let history = self.messages.iter().filter_map(Self::group_message);
         let history = join_groups(history.map(|group| (group, 0)));
@@ -95,7 +132,13 @@ impl KnownHistory {
             join_groups(groups.filter_map(|(at, item)| Some((Self::group_item(item)?, at + 1))));
         let is_same = |count: &usize| {
             let end = &history[history.len() - count..];
-            groups.iter().zip(end).take(*count).all(|((group, _), (known, _))| group == known)
+            // After a failed reply the history ends with a message, which may be sent anew.
+            end.iter().any(|(group, _)| !matches!(group, ItemGroup::Message { .. }))
+                && groups
+                    .iter()
+                    .zip(end)
+                    .take(*count)
+                    .all(|((group, _), (known, _))| group == known)
         };
         let longest = (1..=groups.len().min(history.len())).rev().find(is_same);
         longest.map_or(0, |count| groups[count - 1].1)
@@ -105,7 +148,7 @@ impl KnownHistory {
     /// such an item and have the same content as the history there.
     fn find_identified(&self, items: &[PositionedItem]) -> Vec<bool> {
         let mut places: Vec<Option<usize>> =
-            items.iter().map(|item| self.find_place(item)).collect();
+            (0..items.len()).map(|at| self.find_place(items, at)).collect();
         for at in 1..items.len() {
             let next = places[at - 1].map(|place| place + 1);
             places[at] = places[at].or(next.filter(|place| self.has_content(&items[at], *place)));
@@ -121,24 +164,56 @@ impl KnownHistory {
         places.into_iter().map(|place| place.is_some()).collect()
     }
 
-    /// The place of the message that an item belongs to, by the IDs of item and call.
-    fn find_place(&self, item: &PositionedItem) -> Option<usize> {
-        let by_call = match &item.item {
-            InputItem::Call(call) => self.by_call_id.get(&call.id),
-            InputItem::Output(result) => self.by_answered_call_id.get(&result.call_id),
-            InputItem::Message(..)
-            | InputItem::Reference(_)
-            | InputItem::Reasoning
-            | InputItem::EncryptedReasoning(_) => None,
+    /// The place of the message that the item at `at` belongs to. Calls and outputs are known by
+    /// their content, other items by their ID.
+    fn find_place(&self, items: &[PositionedItem], at: usize) -> Option<usize> {
+        let item = &items[at];
+        let id = match &item.item {
+            InputItem::Call(call) => return self.find_call(call, &items[at + 1..]),
+            InputItem::Output(result) if self.follows_new_call(result, &items[..at]) => {
+                return None;
+            }
+            InputItem::Output(result) => return self.find_output(result),
+            InputItem::Reference(id) => id,
+            InputItem::Message(..) | InputItem::Reasoning | InputItem::EncryptedReasoning(_) => {
+                item.id.as_ref()?
+            }
         };
-        let by_id = || {
-            let id = match &item.item {
-                InputItem::Reference(id) => id,
-                _ => item.id.as_ref()?,
-            };
-            self.find_message(&ItemId::parse("id", id).ok()?.message)
-        };
-        by_call.or_else(by_id).copied()
+        self.find_message(&ItemId::parse("id", id).ok()?.message).copied()
+    }
+
+    /// The place of a call that the items `following` it do not give a new output. A call that
+    /// still waits for its output is known by its ID alone.
+    fn find_call(&self, call: &ToolCall, following: &[PositionedItem]) -> Option<usize> {
+        let known = self.calls.get(&call.id)?;
+        if !self.outputs.contains_key(&call.id) {
+            return known.last().map(|(_, place)| *place);
+        }
+        let output = following.iter().find_map(|item| match &item.item {
+            InputItem::Output(result) if result.call_id == call.id => Some(result),
+            _ => None,
+        });
+        if output.is_some_and(|output| self.find_output(output).is_none()) {
+            return None;
+        }
+        let call = KnownCall::new(call);
+        known.iter().rev().find(|(one, _)| *one == call).map(|(_, place)| *place)
+    }
+
+    /// Whether the output answers a call in the input that the history does not contain.
+    fn follows_new_call(&self, result: &NewToolResult, preceding: &[PositionedItem]) -> bool {
+        let is_its_call = |item: &PositionedItem| matches!(&item.item, InputItem::Call(call) if call.id == result.call_id);
+        let at = preceding.iter().rposition(is_its_call);
+        at.is_some_and(|at| match &preceding[at].item {
+            InputItem::Call(call) => self.find_call(call, &[]).is_none(),
+            _ => false,
+        })
+    }
+
+    fn find_output(&self, result: &NewToolResult) -> Option<usize> {
+        let known = self.outputs.get(&result.call_id)?;
+        let output = KnownOutput::new(result.to_tool_result());
+        known.iter().rev().find(|(one, _)| *one == output).map(|(_, place)| *place)
     }
 
     /// The place of a message by its ID, or by the ID of a later text of it, `<messageId>_<n>`.
@@ -165,7 +240,7 @@ impl KnownHistory {
         let steps = self.messages.iter().rev().take_while(is_step).count();
         let Some(question) = (self.messages.len() - steps).checked_sub(1) else { return false };
         let returns_output = |item: &PositionedItem| match &item.item {
-            InputItem::Output(result) => self.by_call_id.contains_key(&result.call_id),
+            InputItem::Output(result) => self.calls.contains_key(&result.call_id),
             _ => false,
         };
         steps > 0
@@ -177,12 +252,12 @@ impl KnownHistory {
         let letters = letters_of(&message.content);
         match message.role {
             Role::Assistant => {
-                let calls = tool::parse_calls(&message.parts).into_iter();
-                to_reply_group(letters, calls.map(|call| call.id).collect())
+                let calls = tool::parse_calls(&message.parts);
+                to_reply_group(letters, calls.iter().map(KnownCall::new).collect())
             }
             Role::Tool => {
                 let results = tool::parse_results(&message.parts).into_iter();
-                Some(ItemGroup::Outputs(results.map(|result| result.call_id).collect()))
+                Some(ItemGroup::Outputs(results.map(KnownOutput::new).collect()))
             }
             role => Some(ItemGroup::Message {
                 role,
@@ -203,8 +278,10 @@ impl KnownHistory {
                 letters: letters_of(&content.text),
                 parts: content.parts.as_json().to_owned(),
             }),
-            InputItem::Call(call) => to_reply_group(String::new(), vec![call.id.clone()]),
-            InputItem::Output(result) => Some(ItemGroup::Outputs(vec![result.call_id.clone()])),
+            InputItem::Call(call) => to_reply_group(String::new(), vec![KnownCall::new(call)]),
+            InputItem::Output(result) => {
+                Some(ItemGroup::Outputs(vec![KnownOutput::new(result.to_tool_result())]))
+            }
             InputItem::Reference(_) | InputItem::Reasoning | InputItem::EncryptedReasoning(_) => {
                 None
             }
@@ -224,9 +301,9 @@ pub(super) fn may_repeat_history(items: &[PositionedItem]) -> bool {
 }
 
 /// `None` for a reply without anything, which clients leave out.
-fn to_reply_group(letters: String, call_ids: Vec<String>) -> Option<ItemGroup> {
-    let is_empty = letters.is_empty() && call_ids.is_empty();
-    (!is_empty).then_some(ItemGroup::Reply { letters, call_ids })
+fn to_reply_group(letters: String, calls: Vec<KnownCall>) -> Option<ItemGroup> {
+    let is_empty = letters.is_empty() && calls.is_empty();
+    (!is_empty).then_some(ItemGroup::Reply { letters, calls })
 }
 
 fn letters_of(text: &str) -> String {
@@ -240,15 +317,15 @@ fn join_groups(groups: impl Iterator<Item = (ItemGroup, usize)>) -> Vec<(ItemGro
     for (group, number) in groups {
         match (joined.last_mut(), group) {
             (
-                Some((ItemGroup::Reply { letters, call_ids }, last)),
-                ItemGroup::Reply { letters: more_letters, call_ids: more_calls },
+                Some((ItemGroup::Reply { letters, calls }, last)),
+                ItemGroup::Reply { letters: more_letters, calls: more_calls },
             ) => {
                 letters.push_str(&more_letters);
-                call_ids.extend(more_calls);
+                calls.extend(more_calls);
                 *last = number;
             }
-            (Some((ItemGroup::Outputs(call_ids), last)), ItemGroup::Outputs(more)) => {
-                call_ids.extend(more);
+            (Some((ItemGroup::Outputs(outputs), last)), ItemGroup::Outputs(more)) => {
+                outputs.extend(more);
                 *last = number;
             }
             (_, group) => joined.push((group, number)),

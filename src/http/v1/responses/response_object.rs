@@ -9,7 +9,7 @@ use crate::domain::tool::{self, ToolCall};
 use crate::domain::{Message, Principal, SessionId, Usage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::ApiState;
-use crate::http::v1::encrypted_reasoning::encode_reply_origins;
+use crate::http::v1::encrypted_reasoning::{ENCRYPTED_CONTENT, encode_reply_origins};
 use crate::http::v1::ids::{ItemType, format_item_id, format_response_id};
 use crate::store::StoredResponse;
 use serde::{Deserialize, Serialize};
@@ -275,9 +275,6 @@ fn encode_output(reply: &Message, status: &str, encrypted: Option<Option<String>
     }
     items
 }
-
-/// The field of a reasoning item.
-pub(super) const ENCRYPTED_CONTENT: &str = "encrypted_content";
 
 /// A reasoning item for data without reasoning that can be shown.
 pub(super) fn encode_encrypted_reasoning(id: &str, content: &str) -> Value {
