@@ -168,7 +168,7 @@ fn describe_error(error: &Error) -> String {
 fn print_report(report: &ImportReport) -> Result<(), String> {
     let messages: u64 = report.sessions.iter().map(|session| session.messages).sum();
     let sessions = report.sessions.len();
-    let skipped = report.skipped.len();
+    let skipped = report.skipped.len() as u64 + report.more_skipped;
     let _ = writeln!(io::stdout(), "{sessions} sessions imported, {messages} new messages");
     for session in &report.sessions {
         for (what, notes) in [("left out", &session.left_out), ("mended", &session.mended)] {
@@ -185,6 +185,9 @@ fn print_report(report: &ImportReport) -> Result<(), String> {
         let file = session.file.as_ref().map(|file| format!("{file}: ")).unwrap_or_default();
         let _ = writeln!(io::stderr(), "{file}skipped sessions[{index}] ({id}): {reason}");
     }
+    if report.more_skipped > 0 {
+        let _ = writeln!(io::stderr(), "skipped {} more entries", report.more_skipped);
+    }
     for file in &report.skipped_files {
         let _ = writeln!(io::stderr(), "not imported: {}: {}", file.file, file.reason);
     }
@@ -195,6 +198,6 @@ fn print_report(report: &ImportReport) -> Result<(), String> {
     match (skipped, failures) {
         (0, 0) => Ok(()),
         (0, failures) => Err(format!("{failures} files could not be imported")),
-        _ => Err(format!("{skipped} of {} sessions were skipped", sessions + skipped)),
+        _ => Err(format!("{skipped} of {} sessions were skipped", sessions as u64 + skipped)),
     }
 }

@@ -134,6 +134,28 @@ async fn odd_entry_of_a_list_does_not_end_the_import() {
 }
 
 #[tokio::test]
+async fn list_of_skipped_entries_is_bounded_and_the_rest_counted() {
+    let server = Server::start().await;
+    let session = |id: &str| json!({"sessionId": id, "messages": []}).to_string();
+    let numbers = "7,".repeat(1500);
+    for (case, body) in [
+        format!("[{},{numbers}{}]", session("a0"), session("b0")),
+        format!("{{\"sessions\":[{},{numbers}{}]}}", session("a1"), session("b1")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let request =
+            server.request(Method::POST, "/api/import").header("content-type", "application/json");
+        let report = fetch(request.body(body)).await.data();
+        assert_eq!(report["sessions"][1]["sessionId"], format!("b{case}"));
+        let skipped = report["skipped"].as_array().unwrap();
+        assert_eq!((skipped.len(), &skipped[999]["index"]), (1000, &json!(1000)));
+        assert_eq!(report["moreSkipped"], 500);
+    }
+}
+
+#[tokio::test]
 async fn truncated_file_reports_what_was_imported() {
     let server = Server::start().await;
     let whole = json!({"sessions": [{"sessionId": "a", "messages": []}, {"sessionId": "b", "messages": []}]}).to_string();
