@@ -8,6 +8,7 @@ use super::session_reader::{ReadError, SessionEntry};
 use super::session_record::{self, ImportOptions, PreparedSession};
 use super::source_format::{FoundFormat, SourceFormat, describe_unreadable, recognize_format};
 use crate::clock;
+use crate::domain::text::truncate_chars;
 use crate::domain::{MessageId, Principal, SessionId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::json::escapes::{RepairedText, repair_escapes};
@@ -25,6 +26,8 @@ const NOT_A_CONVERSATION: &str = "is not a conversation: it has neither messages
 
 /// Skipped sessions that are listed. A file of two bytes per entry may hold millions.
 const MAX_LISTED_SESSIONS: usize = 1000;
+/// Length of a skipped session's id in the list. Ids are of any length until they are converted.
+const MAX_LISTED_ID_CHARS: usize = 200;
 
 /// Outcome of an import.
 #[derive(Debug, Default, Serialize, ToSchema)]
@@ -219,7 +222,7 @@ impl SessionImporter {
         self.report.skipped.push(SkippedSession {
             file: self.file.clone(),
             index,
-            session_id,
+            session_id: session_id.map(|id| truncate_chars(&id, MAX_LISTED_ID_CHARS).to_owned()),
             reason: error.to_string(),
             retryable_error: Some(error).filter(|error| error.kind == ErrorKind::SessionBusy),
         });
