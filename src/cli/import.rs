@@ -10,7 +10,7 @@ use crate::transfer::import_files::{FileImporter, FileKind, detect_kind};
 use crate::transfer::import_notes::ImportNote;
 use crate::transfer::session_record::ImportOptions;
 use std::fs::File;
-use std::io::{self, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
@@ -113,22 +113,36 @@ fn open_and_import(
     bar: &ProgressBar,
 ) -> io::Result<ControlFlow<()>> {
     if input.is_stdin() {
-        let (kind, file) = detect_kind(io::stdin().lock())?;
-        if kind != FileKind::Archive {
-            return Ok(import.import_file(name, bar.wrap_read(file), true));
-        }
-        // The directory of an archive is at its end.
-        let mut copy = tempfile::tempfile()?;
-        io::copy(&mut { file }, &mut copy)?;
-        return Ok(import.import_archive(Some(name), copy));
+        return import_stream(import, io::stdin().lock(), name, bar, true);
     }
-    let mut file = File::open(&input.path)?;
-    let (kind, _) = detect_kind(&file)?;
-    file.rewind()?;
-    if kind == FileKind::Archive {
+    let file = File::open(&input.path)?;
+    let is_seekable = file.metadata()?.is_file();
+    let mut head = &file;
+    if is_seekable && detect_kind(head)?.0 == FileKind::Archive {
         return Ok(import.import_archive(Some(name), file));
     }
-    Ok(import.import_file(name, bar.wrap_read(file), input.is_named))
+    if is_seekable {
+        head.rewind()?;
+    }
+    import_stream(import, file, name, bar, input.is_named)
+}
+
+/// Imports a file that may be a pipe.
+fn import_stream(
+    import: &mut FileImporter,
+    file: impl Read,
+    name: &str,
+    bar: &ProgressBar,
+    is_named: bool,
+) -> io::Result<ControlFlow<()>> {
+    let (kind, mut file) = detect_kind(file)?;
+    if kind != FileKind::Archive {
+        return Ok(import.import_file(name, bar.wrap_read(file), is_named));
+    }
+    // The directory of an archive is at its end.
+    let mut copy = tempfile::tempfile()?;
+    io::copy(&mut file, &mut copy)?;
+    Ok(import.import_archive(Some(name), copy))
 }
 
 fn display_name(path: &Path) -> String {

@@ -171,6 +171,26 @@ async fn files_folders_and_archives_are_imported_in_one_go() {
     }
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn json_and_archives_are_imported_from_pipes() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    zip.start_file("conversations.json", zip::write::SimpleFileOptions::default()).unwrap();
+    std::io::Write::write_all(&mut zip, file().to_string().as_bytes()).unwrap();
+    let zip = zip.finish().unwrap().into_inner();
+    for content in [file().to_string().into_bytes(), zip] {
+        let mut child = command(at, &HashMap::new(), &["import", "/dev/stdin"]);
+        let child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = child.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(&content).await.unwrap();
+        let done = within_deadline(child.wait_with_output()).await.unwrap();
+        let stderr = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success() && done.stdout.starts_with(b"2 sessions"), "{stderr}");
+    }
+}
+
 #[tokio::test]
 async fn help_explains_each_command_with_a_running_server() {
     let folder = tempfile::tempdir().unwrap();
