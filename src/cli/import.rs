@@ -102,7 +102,7 @@ fn import_input(
     let name = display_name(&input.path);
     match open_and_import(import, input, &name, bar) {
         Ok(flow) => flow,
-        Err(error) => import.note_skipped(&name, format!("cannot be read: {error}"), true),
+        Err(error) => import.skip_file(&name, format!("cannot be read: {error}"), true),
     }
 }
 
