@@ -156,6 +156,21 @@ async fn list_of_skipped_entries_is_bounded_and_the_rest_counted() {
 }
 
 #[tokio::test]
+async fn long_model_and_error_are_shortened() {
+    let server = Server::start().await;
+    let long = "x".repeat(100_000);
+    let file = json!({"sessions": [{"sessionId": "s", "messages": [{"id": "m", "role": "assistant", "content": "",
+        "status": "failed", "model": long, "error": {"code": long, "message": long}}]}]});
+    let report = server.post("/api/import", file).await.data();
+    let mended = json!([
+        {"kind": "model", "count": 1, "first": "messages[0].model"}, {"kind": "error", "count": 2, "first": "messages[0].error"}]);
+    assert_eq!(report["sessions"][0]["mended"], mended);
+    let message = server.get("/api/chat-sessions/s/messages/m").await.data();
+    assert_eq!(message["model"].as_str().unwrap().len(), 1000);
+    assert_eq!(message["error"]["message"].as_str().unwrap().len(), 10_000);
+}
+
+#[tokio::test]
 async fn truncated_file_reports_what_was_imported() {
     let server = Server::start().await;
     let whole = json!({"sessions": [{"sessionId": "a", "messages": []}, {"sessionId": "b", "messages": []}]}).to_string();
