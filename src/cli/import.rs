@@ -26,6 +26,20 @@ struct ImportInput {
     is_named: bool,
 }
 
+/// A file or folder that is passed over.
+struct UnreadInput {
+    path: PathBuf,
+    reason: String,
+    is_failure: bool,
+}
+
+/// The files that were named and those in the folders that were named.
+#[derive(Default)]
+struct InputList {
+    inputs: Vec<ImportInput>,
+    unread: Vec<UnreadInput>,
+}
+
 impl ImportInput {
     fn is_stdin(&self) -> bool {
         self.path.as_os_str() == "-"
@@ -34,7 +48,7 @@ impl ImportInput {
 
 /// Fails if any session was skipped.
 pub(super) fn run_import(args: &ImportArgs) -> Result<(), String> {
-    let inputs = list_inputs(&args.files)?;
+    let InputList { inputs, unread } = list_inputs(&args.files)?;
     let runtime = super::build_runtime()?;
     // Closing the store flushes it to disk; success is reported only after that.
     let store = runtime
@@ -52,6 +66,9 @@ pub(super) fn run_import(args: &ImportArgs) -> Result<(), String> {
     let advance = bar.clone();
     let mut import =
         FileImporter::new(sessions).with_archive_progress(move |bytes| advance.inc(bytes));
+    for UnreadInput { path, reason, is_failure } in unread {
+        let _ = import.skip_file(&display_name(&path), reason, is_failure);
+    }
     for input in &inputs {
         if import_input(&mut import, input, &bar).is_break() {
             break;
@@ -63,35 +80,61 @@ pub(super) fn run_import(args: &ImportArgs) -> Result<(), String> {
     print_report(&outcome.map_err(|error| describe_error(&error))?)
 }
 
-/// The files to read: those that were named, and all in the folders that were named.
-fn list_inputs(paths: &[PathBuf]) -> Result<Vec<ImportInput>, String> {
-    let mut inputs = Vec::new();
+/// Fails if a path that was named does not exist.
+fn list_inputs(paths: &[PathBuf]) -> Result<InputList, String> {
+    let mut list = InputList::default();
     for path in paths {
         if path.as_os_str() == "-" {
-            inputs.push(ImportInput { path: path.clone(), size: 0, is_named: true });
+            list.inputs.push(ImportInput { path: path.clone(), size: 0, is_named: true });
             continue;
         }
-        let cannot_read = |error: io::Error| format!("cannot read {}: {error}", path.display());
-        let metadata = path.metadata().map_err(cannot_read)?;
-        if !metadata.is_dir() {
+        let metadata =
+            path.metadata().map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        if metadata.is_dir() {
+            list_folder(path, &mut list);
+        } else {
             let size = metadata.len();
-            inputs.push(ImportInput { path: path.clone(), size, is_named: true });
-            continue;
-        }
-        let is_visible = |name: &std::ffi::OsStr| !name.to_string_lossy().starts_with('.');
-        let entries = WalkDir::new(path).max_depth(MAX_FOLDER_DEPTH).sort_by_file_name();
-        let entries = entries
-            .into_iter()
-            .filter_entry(|entry| entry.depth() == 0 || is_visible(entry.file_name()));
-        for entry in entries {
-            let entry = entry.map_err(|error| cannot_read(error.into()))?;
-            if entry.file_type().is_file() {
-                let size = entry.metadata().map_err(|error| cannot_read(error.into()))?.len();
-                inputs.push(ImportInput { path: entry.into_path(), size, is_named: false });
-            }
+            list.inputs.push(ImportInput { path: path.clone(), size, is_named: true });
         }
     }
-    Ok(inputs)
+    Ok(list)
+}
+
+/// Lists the files of a folder and its subfolders. Links are not followed, since they may lead
+/// anywhere.
+fn list_folder(folder: &Path, list: &mut InputList) {
+    let is_visible = |name: &std::ffi::OsStr| !name.to_string_lossy().starts_with('.');
+    let entries = WalkDir::new(folder).max_depth(MAX_FOLDER_DEPTH).sort_by_file_name();
+    let entries = entries
+        .into_iter()
+        .filter_entry(|entry| entry.depth() == 0 || is_visible(entry.file_name()));
+    for entry in entries {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => {
+                let path = error.path().unwrap_or(folder).to_owned();
+                let reason = format!("cannot be read: {}", io::Error::from(error));
+                list.unread.push(UnreadInput { path, reason, is_failure: true });
+                continue;
+            }
+        };
+        let kind = entry.file_type();
+        let (reason, is_failure) = if kind.is_file() {
+            // The size only serves to display the progress.
+            let size = entry.metadata().map_or(0, |metadata| metadata.len());
+            list.inputs.push(ImportInput { path: entry.into_path(), size, is_named: false });
+            continue;
+        } else if kind.is_dir() && entry.depth() < MAX_FOLDER_DEPTH {
+            continue;
+        } else if kind.is_dir() {
+            (format!("is more than {MAX_FOLDER_DEPTH} folders deep"), true)
+        } else if kind.is_symlink() {
+            ("is a symbolic link, which is only followed if it is named".to_owned(), false)
+        } else {
+            ("is not a regular file".to_owned(), false)
+        };
+        list.unread.push(UnreadInput { path: entry.into_path(), reason, is_failure });
+    }
 }
 
 fn import_input(

@@ -465,7 +465,8 @@ mod tests {
 
         // The same sources in one mark, which has too many to be put in its place.
         let sources: Vec<Value> = (0..MARKS).map(source).collect();
-        let one = json!({"content_references": [{"matched_text": mark(&["cite"]), "items": sources}]});
+        let one =
+            json!({"content_references": [{"matched_text": mark(&["cite"]), "items": sources}]});
         let resolved = resolve(&mark(&["cite"]).repeat(MARKS), &one);
         assert_eq!(resolved.matches("\n- [T](").count(), MARKS - MAX_MARK_LINKS);
         assert!(resolved.len() < 10 << 20, "{}", resolved.len());

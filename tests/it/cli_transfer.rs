@@ -173,6 +173,39 @@ async fn files_folders_and_archives_are_imported_in_one_go() {
 
 #[cfg(unix)]
 #[tokio::test]
+async fn unread_parts_of_a_folder_are_named_and_do_not_stop() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    std::fs::create_dir_all(at.join("chats/closed")).unwrap();
+    std::fs::write(at.join("chats/a.json"), r#"{"sessionId":"a","messages":[]}"#).unwrap();
+    std::fs::write(at.join("b.json"), r#"{"sessionId":"b","messages":[]}"#).unwrap();
+    symlink("../b.json", at.join("chats/b.json")).unwrap();
+    let (code, out, stderr) = run_echoic(at, &["import", "chats"]).await;
+    assert_eq!((code, out.as_str()), (0, "1 sessions imported, 0 new messages\n"), "{stderr}");
+    assert!(stderr.starts_with("not imported: chats/b.json: is a symbolic link"), "{stderr}");
+    let (code, out, _) = run_echoic(at, &["import", "chats/b.json"]).await;
+    assert_eq!((code, out.as_str()), (0, "1 sessions imported, 0 new messages\n"));
+
+    let deep = "d/".repeat(33);
+    std::fs::create_dir_all(at.join("deep").join(&deep)).unwrap();
+    let (code, out, stderr) = run_echoic(at, &["import", "chats/a.json", "deep"]).await;
+    assert_eq!((code, out.as_str()), (1, "1 sessions imported, 0 new messages\n"), "{stderr}");
+    assert!(stderr.contains("/d: is more than 32 folders deep"), "{stderr}");
+
+    let closed = at.join("chats/closed");
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0)).unwrap();
+    // Nothing is closed to root.
+    if std::fs::read_dir(&closed).is_err() {
+        let (code, out, stderr) = run_echoic(at, &["import", "chats"]).await;
+        assert_eq!((code, out.as_str()), (1, "1 sessions imported, 0 new messages\n"), "{stderr}");
+        assert!(stderr.contains("not imported: chats/closed: cannot be read"), "{stderr}");
+    }
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[cfg(unix)]
+#[tokio::test]
 async fn json_and_archives_are_imported_from_pipes() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
