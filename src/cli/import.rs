@@ -10,7 +10,7 @@ use crate::transfer::import_files::{FileImporter, FileKind, detect_kind};
 use crate::transfer::import_notes::ImportNote;
 use crate::transfer::session_record::ImportOptions;
 use std::fs::File;
-use std::io::{self, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
@@ -26,6 +26,20 @@ struct ImportInput {
     is_named: bool,
 }
 
+/// A file or folder that is passed over.
+struct UnreadInput {
+    path: PathBuf,
+    reason: String,
+    is_failure: bool,
+}
+
+/// The files that were named and those in the folders that were named.
+#[derive(Default)]
+struct InputList {
+    inputs: Vec<ImportInput>,
+    unread: Vec<UnreadInput>,
+}
+
 impl ImportInput {
     fn is_stdin(&self) -> bool {
         self.path.as_os_str() == "-"
@@ -34,7 +48,7 @@ impl ImportInput {
 
 /// Fails if any session was skipped.
 pub(super) fn run_import(args: &ImportArgs) -> Result<(), String> {
-    let inputs = list_inputs(&args.files)?;
+    let InputList { inputs, unread } = list_inputs(&args.files)?;
     let runtime = super::build_runtime()?;
     // Closing the store flushes it to disk; success is reported only after that.
     let store = runtime
@@ -52,6 +66,9 @@ pub(super) fn run_import(args: &ImportArgs) -> Result<(), String> {
     let advance = bar.clone();
     let mut import =
         FileImporter::new(sessions).with_archive_progress(move |bytes| advance.inc(bytes));
+    for UnreadInput { path, reason, is_failure } in unread {
+        let _ = import.skip_file(&display_name(&path), reason, is_failure);
+    }
     for input in &inputs {
         if import_input(&mut import, input, &bar).is_break() {
             break;
@@ -63,35 +80,61 @@ pub(super) fn run_import(args: &ImportArgs) -> Result<(), String> {
     print_report(&outcome.map_err(|error| describe_error(&error))?)
 }
 
-/// The files to read: those that were named, and all in the folders that were named.
-fn list_inputs(paths: &[PathBuf]) -> Result<Vec<ImportInput>, String> {
-    let mut inputs = Vec::new();
+/// Fails if a path that was named does not exist.
+fn list_inputs(paths: &[PathBuf]) -> Result<InputList, String> {
+    let mut list = InputList::default();
     for path in paths {
         if path.as_os_str() == "-" {
-            inputs.push(ImportInput { path: path.clone(), size: 0, is_named: true });
+            list.inputs.push(ImportInput { path: path.clone(), size: 0, is_named: true });
             continue;
         }
-        let cannot_read = |error: io::Error| format!("cannot read {}: {error}", path.display());
-        let metadata = path.metadata().map_err(cannot_read)?;
-        if !metadata.is_dir() {
+        let metadata =
+            path.metadata().map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        if metadata.is_dir() {
+            list_folder(path, &mut list);
+        } else {
             let size = metadata.len();
-            inputs.push(ImportInput { path: path.clone(), size, is_named: true });
-            continue;
-        }
-        let is_visible = |name: &std::ffi::OsStr| !name.to_string_lossy().starts_with('.');
-        let entries = WalkDir::new(path).max_depth(MAX_FOLDER_DEPTH).sort_by_file_name();
-        let entries = entries
-            .into_iter()
-            .filter_entry(|entry| entry.depth() == 0 || is_visible(entry.file_name()));
-        for entry in entries {
-            let entry = entry.map_err(|error| cannot_read(error.into()))?;
-            if entry.file_type().is_file() {
-                let size = entry.metadata().map_err(|error| cannot_read(error.into()))?.len();
-                inputs.push(ImportInput { path: entry.into_path(), size, is_named: false });
-            }
+            list.inputs.push(ImportInput { path: path.clone(), size, is_named: true });
         }
     }
-    Ok(inputs)
+    Ok(list)
+}
+
+/// Lists the files of a folder and its subfolders. Links are not followed, since they may lead
+/// anywhere.
+fn list_folder(folder: &Path, list: &mut InputList) {
+    let is_visible = |name: &std::ffi::OsStr| !name.to_string_lossy().starts_with('.');
+    let entries = WalkDir::new(folder).max_depth(MAX_FOLDER_DEPTH).sort_by_file_name();
+    let entries = entries
+        .into_iter()
+        .filter_entry(|entry| entry.depth() == 0 || is_visible(entry.file_name()));
+    for entry in entries {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => {
+                let path = error.path().unwrap_or(folder).to_owned();
+                let reason = format!("cannot be read: {}", io::Error::from(error));
+                list.unread.push(UnreadInput { path, reason, is_failure: true });
+                continue;
+            }
+        };
+        let kind = entry.file_type();
+        let (reason, is_failure) = if kind.is_file() {
+            // The size only serves to display the progress.
+            let size = entry.metadata().map_or(0, |metadata| metadata.len());
+            list.inputs.push(ImportInput { path: entry.into_path(), size, is_named: false });
+            continue;
+        } else if kind.is_dir() && entry.depth() < MAX_FOLDER_DEPTH {
+            continue;
+        } else if kind.is_dir() {
+            (format!("is more than {MAX_FOLDER_DEPTH} folders deep"), true)
+        } else if kind.is_symlink() {
+            ("is a symbolic link, which is only followed if it is named".to_owned(), false)
+        } else {
+            ("is not a regular file".to_owned(), false)
+        };
+        list.unread.push(UnreadInput { path: entry.into_path(), reason, is_failure });
+    }
 }
 
 fn import_input(
@@ -102,7 +145,7 @@ fn import_input(
     let name = display_name(&input.path);
     match open_and_import(import, input, &name, bar) {
         Ok(flow) => flow,
-        Err(error) => import.note_skipped(&name, format!("cannot be read: {error}"), true),
+        Err(error) => import.skip_file(&name, format!("cannot be read: {error}"), true),
     }
 }
 
@@ -113,22 +156,36 @@ fn open_and_import(
     bar: &ProgressBar,
 ) -> io::Result<ControlFlow<()>> {
     if input.is_stdin() {
-        let (kind, file) = detect_kind(io::stdin().lock())?;
-        if kind != FileKind::Archive {
-            return Ok(import.import_file(name, bar.wrap_read(file), true));
-        }
-        // The directory of an archive is at its end.
-        let mut copy = tempfile::tempfile()?;
-        io::copy(&mut { file }, &mut copy)?;
-        return Ok(import.import_archive(Some(name), copy));
+        return import_stream(import, io::stdin().lock(), name, bar, true);
     }
-    let mut file = File::open(&input.path)?;
-    let (kind, _) = detect_kind(&file)?;
-    file.rewind()?;
-    if kind == FileKind::Archive {
+    let file = File::open(&input.path)?;
+    let is_seekable = file.metadata()?.is_file();
+    let mut head = &file;
+    if is_seekable && detect_kind(head)?.0 == FileKind::Archive {
         return Ok(import.import_archive(Some(name), file));
     }
-    Ok(import.import_file(name, bar.wrap_read(file), input.is_named))
+    if is_seekable {
+        head.rewind()?;
+    }
+    import_stream(import, file, name, bar, input.is_named)
+}
+
+/// Imports a file that may be a pipe.
+fn import_stream(
+    import: &mut FileImporter,
+    file: impl Read,
+    name: &str,
+    bar: &ProgressBar,
+    is_named: bool,
+) -> io::Result<ControlFlow<()>> {
+    let (kind, mut file) = detect_kind(file)?;
+    if kind != FileKind::Archive {
+        return Ok(import.import_file(name, bar.wrap_read(file), is_named));
+    }
+    // The directory of an archive is at its end.
+    let mut copy = tempfile::tempfile()?;
+    io::copy(&mut file, &mut copy)?;
+    Ok(import.import_archive(Some(name), copy))
 }
 
 fn display_name(path: &Path) -> String {
@@ -168,7 +225,7 @@ fn describe_error(error: &Error) -> String {
 fn print_report(report: &ImportReport) -> Result<(), String> {
     let messages: u64 = report.sessions.iter().map(|session| session.messages).sum();
     let sessions = report.sessions.len();
-    let skipped = report.skipped.len();
+    let skipped = report.skipped.len() as u64 + report.more_skipped;
     let _ = writeln!(io::stdout(), "{sessions} sessions imported, {messages} new messages");
     for session in &report.sessions {
         for (what, notes) in [("left out", &session.left_out), ("mended", &session.mended)] {
@@ -185,6 +242,9 @@ fn print_report(report: &ImportReport) -> Result<(), String> {
         let file = session.file.as_ref().map(|file| format!("{file}: ")).unwrap_or_default();
         let _ = writeln!(io::stderr(), "{file}skipped sessions[{index}] ({id}): {reason}");
     }
+    if report.more_skipped > 0 {
+        let _ = writeln!(io::stderr(), "skipped {} more entries", report.more_skipped);
+    }
     for file in &report.skipped_files {
         let _ = writeln!(io::stderr(), "not imported: {}: {}", file.file, file.reason);
     }
@@ -195,6 +255,6 @@ fn print_report(report: &ImportReport) -> Result<(), String> {
     match (skipped, failures) {
         (0, 0) => Ok(()),
         (0, failures) => Err(format!("{failures} files could not be imported")),
-        _ => Err(format!("{skipped} of {} sessions were skipped", sessions + skipped)),
+        _ => Err(format!("{skipped} of {} sessions were skipped", sessions as u64 + skipped)),
     }
 }

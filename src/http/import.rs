@@ -188,7 +188,7 @@ fn import_part(import: &mut FileImporter, mut part: PartReader<'_>) -> ControlFl
     let flow = match detect_kind(&mut part) {
         Ok((FileKind::Archive, archive)) => import_archive(import, Some(&name), archive),
         Ok((_, file)) => import.import_file(&name, file, true),
-        Err(error) => import.note_skipped(&name, error.to_string(), true),
+        Err(error) => import.skip_file(&name, error.to_string(), true),
     };
     // The rest of a part that could not be read, so that the next one is found.
     let _ = io::copy(&mut part, &mut io::sink());
@@ -205,7 +205,7 @@ fn import_archive(
         Ok(file) => import.import_archive(name, file),
         Err(error) => {
             let reason = format!("the archive could not be stored temporarily: {error}");
-            import.note_skipped(name.unwrap_or("the archive"), reason, true)
+            import.skip_file(name.unwrap_or("the archive"), reason, true)
         }
     }
 }

@@ -177,11 +177,12 @@ impl<'a> ConversationTree<'a> {
             }
         }
         // The nodes left are those in cycles and below them.
+        let mut is_visited = vec![false; self.nodes.len()];
         for index in 0..self.nodes.len() {
             if is_reached[index] {
                 continue;
             }
-            let root = self.find_cycle_start(index);
+            let root = self.find_cycle_start(index, &mut is_visited);
             mended.add("parent", &format!("mapping.{}.parent", self.nodes[root].id));
             if let Some(parent) = self.parents[root].take() {
                 self.children[parent].retain(|child| *child != root);
@@ -204,10 +205,14 @@ impl<'a> ConversationTree<'a> {
     }
 
     /// The first node in file order of the cycle above `lost`, a node that no root leads to.
-    fn find_cycle_start(&self, lost: usize) -> usize {
+    /// `is_visited` marks the nodes of earlier walks, which this one does not meet: breaking a cycle
+    /// reaches all nodes below it.
+    fn find_cycle_start(&self, lost: usize, is_visited: &mut [bool]) -> usize {
         let up = |index: usize| self.parents[index].unwrap_or(index);
-        // After as many steps up as there are nodes, the walk is certain to be inside the cycle.
-        let inside = (0..self.nodes.len()).fold(lost, |index, _| up(index));
+        let mut inside = lost;
+        while !std::mem::replace(&mut is_visited[inside], true) {
+            inside = up(inside);
+        }
         let mut first = inside;
         let mut index = up(inside);
         while index != inside {
@@ -352,4 +357,23 @@ fn convert_finish_reason(metadata: &Value) -> Option<FinishReason> {
 
 fn find_text(value: &Value, pointer: &str) -> Option<String> {
     Some(value.pointer(pointer)?.as_str()?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes hours if the time to break a cycle grows with the number of nodes.
+    #[test]
+    fn many_cycles_are_broken_in_linear_time() {
+        const PAIRS: usize = 50_000;
+        let pair = |number: usize| {
+            format!(r#""a{number}":{{"parent":"b{number}"}},"b{number}":{{"parent":"a{number}"}}"#)
+        };
+        let pairs: Vec<String> = (0..PAIRS).map(pair).collect();
+        let json = format!(r#"{{"mapping":{{{}}}}}"#, pairs.join(","));
+        let raw = RawValue::from_string(json).unwrap();
+        let notes = parse_conversation(&raw).unwrap().mended.into_list();
+        assert_eq!((notes[0].kind.as_str(), notes[0].count), ("parent", PAIRS as u64));
+    }
 }

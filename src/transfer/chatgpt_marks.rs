@@ -7,7 +7,7 @@
 
 use crate::domain::text::truncate_chars;
 use serde_json::Value;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 const MARK_START: char = '\u{e200}';
 const MARK_END: char = '\u{e201}';
@@ -16,6 +16,15 @@ const ARGUMENT_SEPARATOR: char = '\u{e202}';
 const HIGHLIGHTS: [char; 4] = ['\u{e203}', '\u{e204}', '\u{e205}', '\u{e206}'];
 /// Maximum length of a mark that has no end, in characters.
 const MAX_OPEN_MARK_CHARS: usize = 500;
+/// Links in place of one mark. Further sources follow the text.
+const MAX_MARK_LINKS: usize = 100;
+/// Citations that are put in the place they name. Further ones follow the text.
+const MAX_PLACED_CITATIONS: usize = 1000;
+/// Bytes of links within a text. Without a bound, many marks with the same long links would expand
+/// to a multiple of the file.
+const MAX_LINK_BYTES: usize = 1 << 20;
+/// Sources whose links are searched for in the text before they are listed below it.
+const MAX_SEARCHED_SOURCES: usize = 100;
 
 /// A text without marks.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -26,7 +35,7 @@ pub(super) struct ResolvedText {
 }
 
 /// A web page or file that a message cites.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct CitedSource {
     title: String,
     url: String,
@@ -51,13 +60,14 @@ impl CitedSource {
 #[derive(Debug, Default)]
 pub(super) struct MessageSources {
     references: Vec<Reference>,
+    /// Positions of the references by the text of their mark.
+    references_by_text: HashMap<String, usize>,
     citations: Vec<Citation>,
 }
 
 /// An entry of `content_references`.
 #[derive(Debug)]
 struct Reference {
-    matched_text: String,
     sources: Vec<CitedSource>,
     /// The words displayed in place of the mark.
     words: Option<String>,
@@ -76,14 +86,20 @@ impl MessageSources {
     pub(super) fn from_metadata(metadata: &Value) -> Self {
         let list =
             |field: &str| metadata.get(field).and_then(Value::as_array).into_iter().flatten();
+        let mut references_by_text = HashMap::new();
+        for (index, reference) in list("content_references").enumerate() {
+            let mark = find_text(reference, &["matched_text"]).unwrap_or_default();
+            references_by_text.entry(mark.to_owned()).or_insert(index);
+        }
         Self {
             references: list("content_references").map(Reference::from_value).collect(),
+            references_by_text,
             citations: list("citations").filter_map(Citation::from_value).collect(),
         }
     }
 
     fn find_reference(&self, mark: &str) -> Option<&Reference> {
-        self.references.iter().find(|reference| reference.matched_text == mark)
+        self.references.get(*self.references_by_text.get(mark)?)
     }
 
     fn all_sources(&self) -> impl Iterator<Item = &CitedSource> {
@@ -94,10 +110,11 @@ impl MessageSources {
 
 impl Reference {
     fn from_value(value: &Value) -> Self {
-        let mut sources: Vec<CitedSource> = Vec::new();
-        let mut push = |value: &Value| match CitedSource::from_value(value) {
-            Some(source) if !sources.contains(&source) => sources.push(source),
-            _ => {}
+        let mut sources = Vec::new();
+        let mut seen = HashSet::new();
+        let mut push = |value: &Value| {
+            let source = CitedSource::from_value(value);
+            sources.extend(source.filter(|source| seen.insert(source.clone())));
         };
         push(value);
         for field in ["items", "sources", "fallback_items"] {
@@ -111,11 +128,7 @@ impl Reference {
             }
         }
         let words = find_text(value, &["name", "title", "alt", "prompt_text"]);
-        Self {
-            matched_text: find_text(value, &["matched_text"]).unwrap_or_default().to_owned(),
-            sources,
-            words: words.map(str::to_owned),
-        }
+        Self { sources, words: words.map(str::to_owned) }
     }
 }
 
@@ -134,8 +147,12 @@ impl Citation {
 /// Replaces the marks of a text by what they stand for. Sources that belong to no mark follow the
 /// text as a list.
 pub(super) fn resolve_marks(text: &str, sources: &MessageSources) -> ResolvedText {
-    let mut resolver =
-        MarkResolver { sources, linked: HashSet::new(), resolved: ResolvedText::default() };
+    let mut resolver = MarkResolver {
+        sources,
+        linked: HashSet::new(),
+        link_bytes: 0,
+        resolved: ResolvedText::default(),
+    };
     resolver.resolve_text(text);
     resolver.append_sources();
     resolver.resolved
@@ -145,6 +162,8 @@ struct MarkResolver<'a> {
     sources: &'a MessageSources,
     /// Links that are in the text already.
     linked: HashSet<&'a str>,
+    /// Size of the links that were put in place of marks.
+    link_bytes: usize,
     resolved: ResolvedText,
 }
 
@@ -176,13 +195,13 @@ impl<'a> MarkResolver<'a> {
     /// Resolves the mark at the beginning of `text`. Returns its length.
     fn push_mark(&mut self, text: &str, position: usize) -> usize {
         let inner = &text[MARK_START.len_utf8()..];
-        let limit = truncate_chars(inner, MAX_OPEN_MARK_CHARS).len();
         let (inner, end_length) = match inner.find([MARK_END, MARK_START]) {
             Some(end) if inner[end..].starts_with(MARK_END) => (&inner[..end], MARK_END.len_utf8()),
             // A mark that was cut off ends with its line.
             next => {
-                let end = next.unwrap_or(inner.len()).min(inner.find('\n').unwrap_or(inner.len()));
-                (&inner[..end.min(limit)], 0)
+                let inner = &inner[..next.unwrap_or(inner.len())];
+                let inner = truncate_chars(inner, MAX_OPEN_MARK_CHARS);
+                (&inner[..inner.find('\n').unwrap_or(inner.len())], 0)
             }
         };
         let length = MARK_START.len_utf8() + inner.len() + end_length;
@@ -205,12 +224,7 @@ impl<'a> MarkResolver<'a> {
             let reference = reference.filter(|reference| reference.sources.is_empty())?;
             reference.words.clone().filter(|words| !words.contains([MARK_START, MARK_END]))
         });
-        let mut links: Vec<&'a CitedSource> =
-            reference.map(|reference| reference.sources.iter().collect()).unwrap_or_default();
-        if reference.is_none() {
-            let end = position + mark.chars().count();
-            links.extend(self.find_citations(position, end));
-        }
+        let mut links = self.find_sources(mark, position);
         // The link of a `url` mark is in its words.
         links.retain(|link| !words.as_ref().is_some_and(|words| words.contains(&link.url)));
         if words.is_none() && links.is_empty() {
@@ -230,10 +244,7 @@ impl<'a> MarkResolver<'a> {
         let end = inner.find('】').map(|end| end + '】'.len_utf8());
         if let Some(end) = end.filter(|end| inner[..*end].contains('†')) {
             let mark = &text[..end];
-            let links: Vec<&CitedSource> = match self.sources.find_reference(mark) {
-                Some(reference) => reference.sources.iter().collect(),
-                None => self.find_citations(position, position + mark.chars().count()).collect(),
-            };
+            let links = self.find_sources(mark, position);
             if !links.is_empty() {
                 self.push_links(&links);
                 return end;
@@ -243,22 +254,25 @@ impl<'a> MarkResolver<'a> {
         bracket
     }
 
-    /// The sources of citations that overlap a range of characters.
-    fn find_citations(
-        &self,
-        start: usize,
-        end: usize,
-    ) -> impl Iterator<Item = &'a CitedSource> + use<'a> {
-        let citations = self.sources.citations.iter();
-        let overlaps = move |citation: &&Citation| citation.start < end && citation.end >= start;
-        citations.filter(overlaps).map(|citation| &citation.source)
+    /// The sources of a mark: those of its reference, otherwise those of the citations that overlap
+    /// it.
+    fn find_sources(&self, mark: &str, start: usize) -> Vec<&'a CitedSource> {
+        if let Some(reference) = self.sources.find_reference(mark) {
+            return reference.sources.iter().take(MAX_MARK_LINKS).collect();
+        }
+        let end = start + mark.chars().count();
+        let citations = self.sources.citations.iter().take(MAX_PLACED_CITATIONS);
+        let overlapping =
+            citations.filter(|citation| citation.start < end && citation.end >= start);
+        overlapping.map(|citation| &citation.source).take(MAX_MARK_LINKS).collect()
     }
 
     fn push_links(&mut self, links: &[&'a CitedSource]) {
-        if links.is_empty() {
+        if links.is_empty() || self.link_bytes > MAX_LINK_BYTES {
             return;
         }
         let list: Vec<String> = links.iter().map(|link| link.to_markdown()).collect();
+        self.link_bytes += list.iter().map(String::len).sum::<usize>();
         let text = &mut self.resolved.text;
         if !text.is_empty() && !text.ends_with(char::is_whitespace) {
             text.push(' ');
@@ -271,10 +285,13 @@ impl<'a> MarkResolver<'a> {
 
     fn append_sources(&mut self) {
         let mut list = String::new();
+        let mut searched = 0;
         for source in self.sources.all_sources() {
-            let is_new = !self.resolved.text.contains(&source.url)
-                && self.linked.insert(source.url.as_str());
-            if is_new {
+            if !self.linked.insert(source.url.as_str()) {
+                continue;
+            }
+            searched += 1;
+            if searched > MAX_SEARCHED_SOURCES || !self.resolved.text.contains(&source.url) {
                 list.push_str("\n- ");
                 list.push_str(&source.to_markdown());
             }
@@ -431,6 +448,31 @@ mod tests {
         ] {
             assert_eq!(resolve(text, &json!({})), resolved, "{text:?}");
         }
+    }
+
+    /// Takes hours if the time per mark grows with the length of the text or the number of sources.
+    #[test]
+    fn many_marks_and_sources_are_resolved_in_linear_time() {
+        const MARKS: usize = 100_000;
+        let source =
+            |number: usize| json!({"title": "T", "url": format!("https://a.b/{number}/{MARKS}")});
+        let reference = |number: usize| json!({"matched_text": mark(&["cite", &number.to_string()]), "items": [source(number)]});
+        let marks: String = (0..MARKS).map(|number| mark(&["cite", &number.to_string()])).collect();
+        let references: Vec<Value> = (0..MARKS).map(reference).collect();
+        let resolved = resolve(&marks, &json!({"content_references": references}));
+        assert!(resolved.contains("(<https://a.b/0/100000>)"));
+        assert!(resolved.contains("\n- [T](<https://a.b/99999/100000>)"));
+
+        // The same sources in one mark, which has too many to be put in its place.
+        let sources: Vec<Value> = (0..MARKS).map(source).collect();
+        let one =
+            json!({"content_references": [{"matched_text": mark(&["cite"]), "items": sources}]});
+        let resolved = resolve(&mark(&["cite"]).repeat(MARKS), &one);
+        assert_eq!(resolved.matches("\n- [T](").count(), MARKS - MAX_MARK_LINKS);
+        assert!(resolved.len() < 10 << 20, "{}", resolved.len());
+
+        let open = "\u{e200}cite".repeat(MARKS * 10);
+        assert_eq!(resolve_marks(&open, &MessageSources::default()).left_out.len(), MARKS * 10);
     }
 
     proptest! {

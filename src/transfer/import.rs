@@ -8,6 +8,7 @@ use super::session_reader::{ReadError, SessionEntry};
 use super::session_record::{self, ImportOptions, PreparedSession};
 use super::source_format::{FoundFormat, SourceFormat, describe_unreadable, recognize_format};
 use crate::clock;
+use crate::domain::text::truncate_chars;
 use crate::domain::{MessageId, Principal, SessionId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::json::escapes::{RepairedText, repair_escapes};
@@ -23,6 +24,11 @@ use utoipa::ToSchema;
 /// Reason for skipping an entry of the file that is not a session, after its field name.
 const NOT_A_CONVERSATION: &str = "is not a conversation: it has neither messages nor a mapping";
 
+/// Skipped sessions that are listed. A file of two bytes per entry may hold millions.
+const MAX_LISTED_SESSIONS: usize = 1000;
+/// Length of a skipped session's id in the list. Ids are of any length until they are converted.
+const MAX_LISTED_ID_CHARS: usize = 200;
+
 /// Outcome of an import.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub struct ImportReport {
@@ -30,6 +36,10 @@ pub struct ImportReport {
     pub sessions: Vec<ImportedSession>,
     /// Sessions that were skipped.
     pub skipped: Vec<SkippedSession>,
+    /// Number of further sessions that were skipped and are not listed.
+    #[serde(rename = "moreSkipped", skip_serializing_if = "is_zero")]
+    #[schema(required = false)]
+    pub more_skipped: u64,
     /// Of several files, those that were not imported, or not completely.
     #[serde(rename = "skippedFiles", skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
@@ -109,6 +119,7 @@ pub struct SkippedSession {
 pub(super) struct ReportPosition {
     sessions: usize,
     skipped: usize,
+    more_skipped: u64,
 }
 
 /// An import in progress.
@@ -118,9 +129,10 @@ pub struct SessionImporter {
     options: ImportOptions,
     runtime: Handle,
     report: ImportReport,
-    /// Name of the file that is being read, and the report at its beginning.
+    /// Name of the file that is being read.
     file: Option<String>,
-    file_begin: ReportPosition,
+    /// Position of the next session in the file.
+    next_index: usize,
     /// Source ids imported so far, with their position in the file.
     seen_ids: HashMap<String, usize>,
     /// The store failed. Reading on would only skip sessions that could be imported later.
@@ -143,7 +155,7 @@ impl SessionImporter {
             runtime,
             report: ImportReport::default(),
             file: None,
-            file_begin: ReportPosition::default(),
+            next_index: 0,
             seen_ids: HashMap::new(),
             store_error: None,
             on_imported: Box::new(|_| {}),
@@ -158,9 +170,8 @@ impl SessionImporter {
 
     /// Stores or skips the next session. Breaks if the store is unavailable. Blocks.
     pub fn import_session(&mut self, entry: SessionEntry<'_>) -> ControlFlow<()> {
-        // Every session of the file so far is in one of the two lists.
-        let listed = self.report.sessions.len() + self.report.skipped.len();
-        let index = listed - self.file_begin.sessions - self.file_begin.skipped;
+        let index = self.next_index;
+        self.next_index += 1;
         let (SessionEntry::Session(raw) | SessionEntry::Other(raw)) = entry;
         // Stores cannot keep NUL, and half of an emoji is no text at all.
         let mut repaired = repair_escapes(raw.get());
@@ -198,26 +209,35 @@ impl SessionImporter {
                 self.store_error = Some(error);
                 return ControlFlow::Break(());
             }
-            Err(error) => self.report.skipped.push(SkippedSession {
-                file: self.file.clone(),
-                index,
-                session_id: source_id,
-                reason: error.to_string(),
-                retryable_error: Some(error).filter(|error| error.kind == ErrorKind::SessionBusy),
-            }),
+            Err(error) => self.note_skipped(index, source_id, error),
         }
         ControlFlow::Continue(())
+    }
+
+    fn note_skipped(&mut self, index: usize, session_id: Option<String>, error: Error) {
+        if self.report.skipped.len() >= MAX_LISTED_SESSIONS {
+            self.report.more_skipped += 1;
+            return;
+        }
+        self.report.skipped.push(SkippedSession {
+            file: self.file.clone(),
+            index,
+            session_id: session_id.map(|id| truncate_chars(&id, MAX_LISTED_ID_CHARS).to_owned()),
+            reason: error.to_string(),
+            retryable_error: Some(error).filter(|error| error.kind == ErrorKind::SessionBusy),
+        });
     }
 
     /// Begins a file. Positions and ids are counted per file.
     pub(super) fn begin_file(&mut self, name: &str) -> ReportPosition {
         self.file = Some(name.to_owned());
         self.seen_ids.clear();
-        self.file_begin = ReportPosition {
+        self.next_index = 0;
+        ReportPosition {
             sessions: self.report.sessions.len(),
             skipped: self.report.skipped.len(),
-        };
-        self.file_begin
+            more_skipped: self.report.more_skipped,
+        }
     }
 
     pub(super) fn imported_since(&self, begin: &ReportPosition) -> usize {
@@ -226,6 +246,7 @@ impl SessionImporter {
 
     pub(super) fn forget_skipped_since(&mut self, begin: &ReportPosition) {
         self.report.skipped.truncate(begin.skipped);
+        self.report.more_skipped = begin.more_skipped;
     }
 
     pub(super) fn has_store_error(&self) -> bool {

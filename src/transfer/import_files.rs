@@ -20,6 +20,8 @@ use zip::result::ZipError;
 const HEAD_BYTES: u64 = 64;
 /// Files that are listed by name as skipped. An archive may hold thousands of pictures.
 const MAX_LISTED_FILES: usize = 200;
+/// Files that are listed if failures are among them.
+const MAX_LISTED_FAILURES: usize = 1000;
 /// Files whose reasons are in the error if nothing was imported.
 const MAX_NAMED_FILES: usize = 3;
 /// Bytes of an archive's directory, which is kept in memory: about 80,000 entries.
@@ -34,6 +36,8 @@ const FREE_EXPANSION: u64 = if cfg!(test) { 1 << 20 } else { 64 << 20 };
 pub enum FileKind {
     Json,
     Archive,
+    /// No bytes, or only blanks.
+    Empty,
     Other,
 }
 
@@ -50,6 +54,7 @@ pub fn detect_kind<R: Read>(mut file: R) -> io::Result<(FileKind, impl Read)> {
         }
         // Only blanks so far.
         None if head.len() as u64 == HEAD_BYTES => FileKind::Json,
+        None => FileKind::Empty,
         _ => FileKind::Other,
     };
     Ok((kind, io::Cursor::new(head).chain(file)))
@@ -61,6 +66,8 @@ pub struct FileImporter {
     skipped: Vec<SkippedFile>,
     skipped_count: u64,
     file_count: usize,
+    /// A file was read to its end, though it may have had no sessions.
+    has_read_file: bool,
     on_bytes: Rc<dyn Fn(u64)>,
 }
 
@@ -71,6 +78,7 @@ impl FileImporter {
             skipped: Vec::new(),
             skipped_count: 0,
             file_count: 0,
+            has_read_file: false,
             on_bytes: Rc::new(|_| {}),
         }
     }
@@ -99,13 +107,17 @@ impl FileImporter {
             FileKind::Archive => {
                 return self.note_skipped(name, "is an archive inside of an archive", is_expected);
             }
+            FileKind::Empty => return self.note_skipped(name, "is empty", is_expected),
             FileKind::Other => return self.note_skipped(name, "is not JSON", is_expected),
         }
         let before = self.sessions.begin_file(name);
         let sessions = &mut self.sessions;
         let read = read_sessions(file, |entry| sessions.import_session(entry));
         let imported = self.sessions.imported_since(&before);
-        let Err(error) = read else { return ControlFlow::Continue(()) };
+        let Err(error) = read else {
+            self.has_read_file = true;
+            return ControlFlow::Continue(());
+        };
         if self.sessions.has_store_error() {
             return ControlFlow::Break(());
         }
@@ -139,9 +151,8 @@ impl FileImporter {
         let (size, mut archive) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                self.file_count += 1;
                 let reason = format!("is not a readable ZIP archive: {error}");
-                return self.note_skipped(shown_name, reason, true);
+                return self.skip_file(shown_name, reason, true);
             }
         };
         bytes_left.set(u64::MAX);
@@ -168,17 +179,13 @@ impl FileImporter {
         let entry = match archive.by_index(index) {
             Ok(entry) => entry,
             // Encrypted, or compressed by another method.
-            Err(error) => {
-                self.file_count += 1;
-                return self.note_skipped(name, error.to_string(), true);
-            }
+            Err(error) => return self.skip_file(name, error.to_string(), true),
         };
         let compressed = entry.compressed_size();
         let limit = allowed_expansion(compressed);
         if entry.size() > limit.min(expansion_left.get()) {
-            self.file_count += 1;
             let reason = format!("expands to more than {MAX_EXPANSION} times its size");
-            return self.note_skipped(name, reason, true);
+            return self.skip_file(name, reason, true);
         }
         // The declared size may be a lie, so the real one counts as well.
         let declared = Rc::new(Cell::new(entry.size()));
@@ -196,6 +203,17 @@ impl FileImporter {
         self.import_file(name, entry, false)
     }
 
+    /// Counts and notes a file that cannot be opened or is not to be read.
+    pub fn skip_file(
+        &mut self,
+        name: &str,
+        reason: impl Into<String>,
+        is_failure: bool,
+    ) -> ControlFlow<()> {
+        self.file_count += 1;
+        self.note_skipped(name, reason, is_failure)
+    }
+
     /// Notes a file that was not imported, or not completely. `is_failure` says that the user has
     /// to do something about it.
     pub fn note_skipped(
@@ -205,16 +223,17 @@ impl FileImporter {
         is_failure: bool,
     ) -> ControlFlow<()> {
         self.skipped_count += 1;
-        // Failures are few, and more important than the names of pictures.
-        if self.skipped.len() < MAX_LISTED_FILES || is_failure {
+        // Failures are more important than the names of pictures.
+        let limit = if is_failure { MAX_LISTED_FAILURES } else { MAX_LISTED_FILES };
+        if self.skipped.len() < limit {
             let reason = reason.into();
             self.skipped.push(SkippedFile { file: name.to_owned(), reason, is_failure });
         }
         ControlFlow::Continue(())
     }
 
-    /// The outcome; an error if there was nothing to import, or if the only file is damaged. Errors
-    /// carry the number of imported sessions as `details.imported`.
+    /// The outcome; an error if there was no file to import, or if the only one is damaged. The
+    /// export of an account without sessions is no error. Errors carry the number of imported sessions as `details.imported`.
     pub fn finish(self) -> Result<ImportReport> {
         let is_single = self.file_count == 1;
         let mut report = self.sessions.finish(Ok(()))?;
@@ -223,7 +242,7 @@ impl FileImporter {
         }
         let is_empty = report.sessions.is_empty() && report.skipped.is_empty();
         let is_damaged = is_single && self.skipped.iter().any(|file| file.is_failure);
-        if is_empty || is_damaged {
+        if is_empty && !self.has_read_file || is_damaged {
             return Err(describe_failure(&self.skipped, report.sessions.len()));
         }
         report.more_skipped_files = self.skipped_count - self.skipped.len() as u64;

@@ -6,6 +6,7 @@ use super::lenient_values::{convert_id, derive_unique_id, join_place};
 use super::message_record::{MessageRecord, derive_message_id};
 use crate::domain::content::MessageBody;
 use crate::domain::message::{MAX_PARTS_BYTES, MessageParts};
+use crate::domain::text::truncate_chars;
 use crate::domain::{MessageId, Principal, Role, SessionId, Timestamp, UserId};
 use crate::json::StrictObject;
 use crate::json::lenient::parse_list;
@@ -17,6 +18,13 @@ use std::collections::{HashMap, HashSet};
 /// Maximum size of a message's text in bytes. The output of models and tools should be
 /// importable, but not without limit, so the bound for parts serves for the text as well.
 const MAX_TEXT_BYTES: usize = MAX_PARTS_BYTES;
+/// Maximum size of a message's text and parts together, in bytes. MongoDB stores documents of up to
+/// 16 MiB.
+const MAX_MESSAGE_BYTES: usize = 12 << 20;
+/// Room for the mark in a text that was cut.
+const CUT_MARK_BYTES: usize = 100;
+const MAX_MODEL_CHARS: usize = 1000;
+const MAX_ERROR_CHARS: usize = 10_000;
 /// Size of the pieces in which the tokens of a long text are counted, in bytes.
 const MAX_PIECE_BYTES: usize = 256 << 10;
 
@@ -186,7 +194,7 @@ fn convert_message(
     left_out: &mut ImportNotes,
     mended: &mut ImportNotes,
 ) -> NewMessage {
-    let IdentifiedMessage { id, record, place, .. } = entry;
+    let IdentifiedMessage { id, mut record, place, .. } = entry;
     let default_sender = || match record.role {
         Role::Assistant => UserId::assistant(),
         _ => context.principal.user.clone(),
@@ -195,12 +203,14 @@ fn convert_message(
     if matches!(sender_id, Some(Err(_))) {
         mended.add("senderId", &join_place(&place, "senderId"));
     }
-    let parts = record.parts.map(|raw| convert_parts(&raw, &place, left_out)).unwrap_or_default();
-    let content = cut_text(record.content, &place, mended);
-    if record.role != Role::Assistant && content.trim().is_empty() && parts.is_empty() {
-        mended.add("blank content", &join_place(&place, "content"));
+    let body = convert_body(&mut record, &place, left_out, mended);
+    if let Some(model) = &mut record.model {
+        shorten_field(model, MAX_MODEL_CHARS, "model", &place, mended);
     }
-    let body = MessageBody { content, parts, kind: record.kind };
+    if let Some(error) = &mut record.error {
+        shorten_field(&mut error.code, MAX_ERROR_CHARS, "error", &place, mended);
+        shorten_field(&mut error.message, MAX_ERROR_CHARS, "error", &place, mended);
+    }
     NewMessage {
         id: MessageId::new_unchecked(id),
         client_message_id: record.client_message_id.map(MessageId::new_unchecked),
@@ -219,14 +229,47 @@ fn convert_message(
     }
 }
 
+/// The text and the parts of a message, within the limits for each and for both.
+fn convert_body(
+    record: &mut MessageRecord,
+    place: &str,
+    left_out: &mut ImportNotes,
+    mended: &mut ImportNotes,
+) -> MessageBody {
+    let raw = record.parts.take();
+    let parts = raw.map(|raw| convert_parts(&raw, place, left_out)).unwrap_or_default();
+    let left = MAX_MESSAGE_BYTES.saturating_sub(parts.as_json().len());
+    let text = std::mem::take(&mut record.content);
+    let content = cut_text(text, left.min(MAX_TEXT_BYTES), place, mended);
+    if record.role != Role::Assistant && content.trim().is_empty() && parts.is_empty() {
+        mended.add("blank content", &join_place(place, "content"));
+    }
+    MessageBody { content, parts, kind: record.kind }
+}
+
+/// Cuts a field that is too long.
+fn shorten_field(
+    text: &mut String,
+    limit: usize,
+    field: &str,
+    place: &str,
+    mended: &mut ImportNotes,
+) {
+    let end = truncate_chars(text, limit).len();
+    if end < text.len() {
+        text.truncate(end);
+        mended.add(field, &join_place(place, field));
+    }
+}
+
 /// Cuts a text that is over the limit, and marks the place.
-fn cut_text(mut text: String, place: &str, mended: &mut ImportNotes) -> String {
-    if text.len() <= MAX_TEXT_BYTES {
+fn cut_text(mut text: String, limit: usize, place: &str, mended: &mut ImportNotes) -> String {
+    if text.len() <= limit {
         return text;
     }
     mended.add("content", &join_place(place, "content"));
     // Leaves room for the mark, so that the text is within the limit in the next import, too.
-    let end = text.floor_char_boundary(MAX_TEXT_BYTES - 100);
+    let end = text.floor_char_boundary(limit.saturating_sub(CUT_MARK_BYTES));
     let cut = text.len() - end;
     text.truncate(end);
     text.push_str(&format!("\n\n[{cut} more bytes were cut off by the import]"));
@@ -300,11 +343,28 @@ mod tests {
     #[test]
     fn long_text_is_cut_with_a_mark_and_only_once() {
         let mut mended = ImportNotes::default();
-        let cut = cut_text("é".repeat(MAX_TEXT_BYTES), "messages[0]", &mut mended);
+        let cut = cut_text("é".repeat(MAX_TEXT_BYTES), MAX_TEXT_BYTES, "messages[0]", &mut mended);
         assert!(cut.len() <= MAX_TEXT_BYTES && cut.starts_with('é'));
         assert!(cut.ends_with("bytes were cut off by the import]"));
-        assert_eq!(cut_text(cut.clone(), "messages[0]", &mut mended), cut);
+        assert_eq!(cut_text(cut.clone(), MAX_TEXT_BYTES, "messages[0]", &mut mended), cut);
         assert_eq!(mended.into_list()[0].count, 1);
+    }
+
+    #[test]
+    fn text_and_parts_together_fit_into_a_document() {
+        let (mut left_out, mut mended) = (ImportNotes::default(), ImportNotes::default());
+        let text = "x".repeat(MAX_PARTS_BYTES - 100);
+        let parts = format!(r#"[{{"type":"text","text":"{text}"}}]"#);
+        let mut record = MessageRecord {
+            content: "y".repeat(MAX_TEXT_BYTES),
+            parts: RawValue::from_string(parts).ok(),
+            ..MessageRecord::from_role(Role::Assistant)
+        };
+        let body = convert_body(&mut record, "messages[0]", &mut left_out, &mut mended);
+        assert!(body.parts.as_json().len() > text.len() && left_out.into_list().is_empty());
+        let size = body.content.len() + body.parts.as_json().len();
+        assert!(size <= MAX_MESSAGE_BYTES && size > MAX_MESSAGE_BYTES - 200, "{size}");
+        assert_eq!(mended.into_list()[0].kind, "content");
     }
 
     #[test]

@@ -226,12 +226,12 @@ fn convert_read_marks(
     let mut marks: Vec<(String, String)> = marks.into_iter().collect();
     // The order of a map is random, and the same file should give the same outcome.
     marks.sort_unstable();
+    // Imported messages are numbered in file order, starting at 1.
+    let message_seqs: HashMap<&str, u32> =
+        messages.iter().map(|(message, _)| message.id.as_str()).zip(1..).collect();
     let mut seqs = HashMap::new();
     for (user, id) in marks {
-        let id = convert_id(&id);
-        // Imported messages are numbered in file order, starting at 1.
-        let index = messages.iter().position(|(message, _)| message.id.as_str() == id);
-        let seq = index.and_then(|index| u32::try_from(index + 1).ok());
+        let seq = message_seqs.get(convert_id(&id).as_str()).copied();
         match (UserId::parse("readMarks", &user), seq) {
             (Ok(user), Some(seq)) if seqs.len() < MAX_PARTICIPANTS => {
                 seqs.insert(user.to_string(), seq);

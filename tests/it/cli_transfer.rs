@@ -171,6 +171,59 @@ async fn files_folders_and_archives_are_imported_in_one_go() {
     }
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn unread_parts_of_a_folder_are_named_and_do_not_stop() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    std::fs::create_dir_all(at.join("chats/closed")).unwrap();
+    std::fs::write(at.join("chats/a.json"), r#"{"sessionId":"a","messages":[]}"#).unwrap();
+    std::fs::write(at.join("b.json"), r#"{"sessionId":"b","messages":[]}"#).unwrap();
+    symlink("../b.json", at.join("chats/b.json")).unwrap();
+    let (code, out, stderr) = run_echoic(at, &["import", "chats"]).await;
+    assert_eq!((code, out.as_str()), (0, "1 sessions imported, 0 new messages\n"), "{stderr}");
+    assert!(stderr.starts_with("not imported: chats/b.json: is a symbolic link"), "{stderr}");
+    let (code, out, _) = run_echoic(at, &["import", "chats/b.json"]).await;
+    assert_eq!((code, out.as_str()), (0, "1 sessions imported, 0 new messages\n"));
+
+    let deep = "d/".repeat(33);
+    std::fs::create_dir_all(at.join("deep").join(&deep)).unwrap();
+    let (code, out, stderr) = run_echoic(at, &["import", "chats/a.json", "deep"]).await;
+    assert_eq!((code, out.as_str()), (1, "1 sessions imported, 0 new messages\n"), "{stderr}");
+    assert!(stderr.contains("/d: is more than 32 folders deep"), "{stderr}");
+
+    let closed = at.join("chats/closed");
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0)).unwrap();
+    // Nothing is closed to root.
+    if std::fs::read_dir(&closed).is_err() {
+        let (code, out, stderr) = run_echoic(at, &["import", "chats"]).await;
+        assert_eq!((code, out.as_str()), (1, "1 sessions imported, 0 new messages\n"), "{stderr}");
+        assert!(stderr.contains("not imported: chats/closed: cannot be read"), "{stderr}");
+    }
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn json_and_archives_are_imported_from_pipes() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    zip.start_file("conversations.json", zip::write::SimpleFileOptions::default()).unwrap();
+    std::io::Write::write_all(&mut zip, file().to_string().as_bytes()).unwrap();
+    let zip = zip.finish().unwrap().into_inner();
+    for content in [file().to_string().into_bytes(), zip] {
+        let mut child = command(at, &HashMap::new(), &["import", "/dev/stdin"]);
+        let child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = child.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(&content).await.unwrap();
+        let done = within_deadline(child.wait_with_output()).await.unwrap();
+        let stderr = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success() && done.stdout.starts_with(b"2 sessions"), "{stderr}");
+    }
+}
+
 #[tokio::test]
 async fn help_explains_each_command_with_a_running_server() {
     let folder = tempfile::tempdir().unwrap();

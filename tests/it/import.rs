@@ -134,6 +134,43 @@ async fn odd_entry_of_a_list_does_not_end_the_import() {
 }
 
 #[tokio::test]
+async fn list_of_skipped_entries_is_bounded_and_the_rest_counted() {
+    let server = Server::start().await;
+    let session = |id: &str| json!({"sessionId": id, "messages": []}).to_string();
+    let numbers = "7,".repeat(1500);
+    for (case, body) in [
+        format!("[{},{numbers}{}]", session("a0"), session("b0")),
+        format!("{{\"sessions\":[{},{numbers}{}]}}", session("a1"), session("b1")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let request =
+            server.request(Method::POST, "/api/import").header("content-type", "application/json");
+        let report = fetch(request.body(body)).await.data();
+        assert_eq!(report["sessions"][1]["sessionId"], format!("b{case}"));
+        let skipped = report["skipped"].as_array().unwrap();
+        assert_eq!((skipped.len(), &skipped[999]["index"]), (1000, &json!(1000)));
+        assert_eq!(report["moreSkipped"], 500);
+    }
+}
+
+#[tokio::test]
+async fn long_model_and_error_are_shortened() {
+    let server = Server::start().await;
+    let long = "x".repeat(100_000);
+    let file = json!({"sessions": [{"sessionId": "s", "messages": [{"id": "m", "role": "assistant", "content": "",
+        "status": "failed", "model": long, "error": {"code": long, "message": long}}]}]});
+    let report = server.post("/api/import", file).await.data();
+    let mended = json!([
+        {"kind": "model", "count": 1, "first": "messages[0].model"}, {"kind": "error", "count": 2, "first": "messages[0].error"}]);
+    assert_eq!(report["sessions"][0]["mended"], mended);
+    let message = server.get("/api/chat-sessions/s/messages/m").await.data();
+    assert_eq!(message["model"].as_str().unwrap().len(), 1000);
+    assert_eq!(message["error"]["message"].as_str().unwrap().len(), 10_000);
+}
+
+#[tokio::test]
 async fn truncated_file_reports_what_was_imported() {
     let server = Server::start().await;
     let whole = json!({"sessions": [{"sessionId": "a", "messages": []}, {"sessionId": "b", "messages": []}]}).to_string();

@@ -165,6 +165,21 @@ async fn archive_that_expands_too_much_is_refused() {
 }
 
 #[tokio::test]
+async fn export_without_sessions_is_imported() {
+    let server = Server::start().await;
+    let export = br#"{"format":"echoic","version":1,"sessions":[]}"#;
+    let nothing = json!({"sessions": [], "skipped": []});
+    assert_eq!(send(&server, "application/json", export.to_vec()).await.data(), nothing);
+    assert_eq!(send_form(&server, &[("e.json", export)]).await.data(), nothing);
+    let archive = zip_of(&[("e.json", export), ("a.png", b"\x89PNG")]);
+    let report = send(&server, "application/zip", archive).await.data();
+    assert_eq!(
+        (&report["sessions"], &report["skippedFiles"][0]["file"]),
+        (&json!([]), &json!("a.png"))
+    );
+}
+
+#[tokio::test]
 async fn upload_without_conversations_is_an_error() {
     let server = Server::start().await;
     let gemini =
@@ -187,6 +202,9 @@ async fn upload_without_conversations_is_an_error() {
         let message = refused.body["message"].as_str().unwrap();
         assert!(message.contains(words), "{message}");
     }
+    let refused = send_form(&server, &[("empty.jsonl", b" \n")]).await;
+    assert_eq!(refused.failure(), (400, "invalid_request"));
+    assert!(refused.body["message"].as_str().unwrap().contains("empty.jsonl: is empty"));
     let refused = send(&server, "multipart/form-data", b"--x--".to_vec()).await;
     assert_eq!(refused.failure(), (400, "invalid_request"));
     let refused = send(&server, "text/plain", b"[]".to_vec()).await;

@@ -73,9 +73,9 @@ export async function importFiles(app, files) {
     const dismiss = showToast(`Importing ${file.name}…`, null, 600_000);
     try {
       const response = await request("POST", "/api/import", { body: file });
-      const { sessions, skipped } = (await response.json()).data;
+      const { sessions, skipped, moreSkipped = 0 } = (await response.json()).data;
       const imported = formatCount(sessions.length, "chat");
-      const rest = skipped[0] ? `; ${formatCount(skipped.length, "other")} skipped: ${skipped[0].reason}` : "";
+      const rest = skipped[0] ? `; ${formatCount(skipped.length + moreSkipped, "other")} skipped: ${skipped[0].reason}` : "";
       showToast(`${file.name}: ${imported} imported${rest}`);
     } catch (error) {
       showToast(describeImportError(file, error));
