@@ -4,40 +4,51 @@
 use super::external_conversation::{
     ExternalConversation, ExternalMessage, MessageBlock, ParentLink,
 };
+use super::external_fields::{list_messages, read_any_time, read_role};
 use super::external_values::{
-    collect_text, find_id, find_text, find_time, is_set, list_entries, parse_value,
+    collect_text, find_id, find_text, is_set, list_entries, parse_value, to_id,
 };
-use super::lenient_values::parse_role;
+use super::import_notes::ImportNotes;
 use super::session_record::SessionRecord;
-use crate::domain::Role;
 use crate::error::Result;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 pub(super) fn parse_conversation(raw: &RawValue) -> Result<SessionRecord> {
-    let value = parse_value(raw)?;
+    let value = parse_value(raw);
     let model = find_text(&value, "model");
-    let messages = list_entries(&value, "messages").iter().enumerate();
-    let messages = messages.map(|(index, message)| convert_message(index, message, &model));
+    let mut left_out = ImportNotes::default();
+    let mut mended = ImportNotes::default();
+    let created_at = read_any_time(&value, "createdAt", "", &mut mended);
+    let messages = list_messages(&value, "messages", &mut left_out)?.into_iter();
+    let messages =
+        messages.map(|(path, message)| convert_message(message, path, &mut mended, &model));
     ExternalConversation {
         id: find_id(&value, "_id").or_else(|| find_id(&value, "id")),
         title: find_text(&value, "title"),
-        created_at: find_time(&value, "createdAt"),
+        created_at,
         messages: messages.collect(),
+        left_out,
+        mended,
         ..ExternalConversation::default()
     }
     .into_record()
 }
 
-fn convert_message(index: usize, message: &Value, model: &Option<String>) -> ExternalMessage {
-    let role = find_text(message, "from").and_then(|role| parse_role(&role));
+fn convert_message(
+    message: &Value,
+    path: String,
+    mended: &mut ImportNotes,
+    model: &Option<String>,
+) -> ExternalMessage {
+    let (role, role_mark) = read_role(message, "from", &path, mended);
     let ancestors = message.get("ancestors").and_then(Value::as_array);
-    let parent = match ancestors.map(|ancestors| ancestors.last().and_then(Value::as_str)) {
+    let parent = match ancestors.map(|ancestors| ancestors.last().and_then(to_id)) {
         None => ParentLink::Previous,
         Some(None) => ParentLink::Root,
-        Some(Some(id)) => ParentLink::Message(id.to_owned()),
+        Some(Some(id)) => ParentLink::Message(id),
     };
-    let mut blocks: Vec<MessageBlock> = Vec::new();
+    let mut blocks: Vec<MessageBlock> = role_mark.into_iter().collect();
     blocks.extend(find_text(message, "reasoning").map(MessageBlock::Reasoning));
     let content = message.get("content").map(collect_text).unwrap_or_default();
     blocks.extend(split_thoughts(&content));
@@ -47,13 +58,14 @@ fn convert_message(index: usize, message: &Value, model: &Option<String>) -> Ext
     ExternalMessage {
         id: find_id(message, "id"),
         parent,
-        role: role.unwrap_or(Role::System),
+        role,
         blocks,
-        created_at: find_time(message, "createdAt"),
+        created_at: read_any_time(message, "createdAt", &path, mended),
         model: model.clone(),
         is_interrupted: is_set(message, "interrupted"),
         error: None,
-        path: format!("messages[{index}]"),
+        is_placeholder: false,
+        path,
     }
 }
 

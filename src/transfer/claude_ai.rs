@@ -4,19 +4,18 @@
 //! Older exports list the messages of the shown path, newer ones all, with their parents. Blocks of
 //! tools become text; the texts of attachments are kept.
 
-use super::external_conversation::{
-    ExternalConversation, ExternalMessage, MessageBlock, ParentLink,
-};
+use super::external_conversation::{ExternalConversation, ExternalMessage, MessageBlock};
+use super::external_fields::{list_messages, read_any_time, read_parent, read_role};
 use super::external_values::{
-    collect_text, find_text, find_time, is_set, list_entries, parse_value, render_call,
+    collect_text, find_id, find_text, is_set, list_blocks, list_entries, parse_value, render_call,
     render_result,
 };
-use super::lenient_values::parse_role;
+use super::import_notes::ImportNotes;
 use super::session_record::SessionRecord;
-use crate::domain::Role;
 use crate::error::Result;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use std::collections::HashSet;
 
 /// Begins the text that an export gives instead of a block that it does not have.
 const UNSUPPORTED_BLOCK: &str = "This block is not supported on your current device yet.";
@@ -25,56 +24,60 @@ const UNSUPPORTED_BLOCK: &str = "This block is not supported on your current dev
 const HIDDEN_BLOCKS: &[&str] = &["token_budget", "flag"];
 
 pub(super) fn parse_conversation(raw: &RawValue) -> Result<SessionRecord> {
-    let value = parse_value(raw)?;
+    let value = parse_value(raw);
     let model = find_text(&value, "model");
-    let messages = list_entries(&value, "chat_messages");
-    let messages = messages.iter().enumerate();
-    let messages = messages.map(|(index, message)| convert_message(index, message, &model));
+    let mut left_out = ImportNotes::default();
+    let mut mended = ImportNotes::default();
+    let created_at = read_any_time(&value, "created_at", "", &mut mended);
+    let messages = list_messages(&value, "chat_messages", &mut left_out)?.into_iter();
+    let messages =
+        messages.map(|(path, message)| convert_message(message, path, &mut mended, &model));
     ExternalConversation {
-        id: find_text(&value, "uuid"),
+        id: find_id(&value, "uuid"),
         title: find_text(&value, "name"),
-        created_at: find_time(&value, "created_at"),
+        created_at,
         archived: false,
         pinned: is_set(&value, "is_starred"),
         messages: messages.collect(),
-        head: find_text(&value, "current_leaf_message_uuid"),
+        head: find_id(&value, "current_leaf_message_uuid"),
+        left_out,
+        mended,
     }
     .into_record()
 }
 
-fn convert_message(index: usize, message: &Value, model: &Option<String>) -> ExternalMessage {
-    let role = find_text(message, "sender").and_then(|role| parse_role(&role));
-    let parent = match message.get("parent_message_uuid") {
-        None => ParentLink::Previous,
-        // A uuid of zeros stands for none; it is in no file.
-        Some(parent) => {
-            parent.as_str().map_or(ParentLink::Root, |id| ParentLink::Message(id.to_owned()))
-        }
-    };
+fn convert_message(
+    message: &Value,
+    path: String,
+    mended: &mut ImportNotes,
+    model: &Option<String>,
+) -> ExternalMessage {
+    let (role, role_mark) = read_role(message, "sender", &path, mended);
     ExternalMessage {
-        id: find_text(message, "uuid"),
-        parent,
-        role: role.unwrap_or(Role::System),
-        blocks: convert_content(message),
-        created_at: find_time(message, "created_at"),
+        id: find_id(message, "uuid"),
+        parent: read_parent(message, "parent_message_uuid", &path, mended),
+        role,
+        blocks: role_mark.into_iter().chain(convert_content(message)).collect(),
+        created_at: read_any_time(message, "created_at", &path, mended),
         model: find_text(message, "model").or_else(|| model.clone()),
         is_interrupted: matches!(
             find_text(message, "stop_reason").as_deref(),
             Some("user_canceled" | "max_tokens")
         ),
         error: None,
-        path: format!("chat_messages[{index}]"),
+        is_placeholder: false,
+        path,
     }
 }
 
 fn convert_content(message: &Value) -> Vec<MessageBlock> {
-    let content = list_entries(message, "content");
+    let content = list_blocks(message, "content");
     let mut blocks: Vec<_> = content.iter().flat_map(convert_block).collect();
     let has_text =
         |block: &MessageBlock| matches!(block, MessageBlock::Text(text) if !text.trim().is_empty());
     // The field `text` repeats the texts of the blocks; the oldest exports have nothing else.
     if !blocks.iter().any(has_text) {
-        let text = find_text(message, "text").unwrap_or_default();
+        let text = message.get("text").map(collect_text).unwrap_or_default();
         if !text.trim_matches(['`', '\n']).starts_with(UNSUPPORTED_BLOCK) {
             blocks.push(MessageBlock::Text(text));
         }
@@ -84,6 +87,9 @@ fn convert_content(message: &Value) -> Vec<MessageBlock> {
 }
 
 fn convert_block(block: &Value) -> Vec<MessageBlock> {
+    if let Value::String(text) = block {
+        return vec![MessageBlock::Text(text.clone())];
+    }
     let kind = find_text(block, "type").unwrap_or_default();
     let name = || find_text(block, "name").unwrap_or_else(|| "tool".to_owned());
     let text = match kind.as_str() {
@@ -128,6 +134,7 @@ fn convert_result(name: &str, block: &Value) -> Vec<MessageBlock> {
 fn list_files(message: &Value) -> Vec<MessageBlock> {
     let name = |file: &Value| find_text(file, "file_name");
     let attachments = list_entries(message, "attachments");
+    let attached: HashSet<String> = attachments.iter().filter_map(name).collect();
     let mut blocks = Vec::new();
     for file in attachments {
         let text = find_text(file, "extracted_content").unwrap_or_default();
@@ -135,7 +142,7 @@ fn list_files(message: &Value) -> Vec<MessageBlock> {
     }
     for file in list_entries(message, "files") {
         // Attachments are among the files as well.
-        if !attachments.iter().any(|other| name(other) == name(file)) {
+        if !name(file).is_some_and(|name| attached.contains(&name)) {
             let is_image = find_text(file, "file_kind").as_deref() == Some("image");
             let kind = if is_image { "image" } else { "file" };
             blocks.push(MessageBlock::file(kind, name(file), ""));
@@ -146,7 +153,7 @@ fn list_files(message: &Value) -> Vec<MessageBlock> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::external_conversation::tests::render_messages;
+    use super::super::external_conversation::tests::{render_messages, render_notes};
     use super::*;
     use crate::domain::Timestamp;
     use serde_json::json;
@@ -208,5 +215,71 @@ mod tests {
             ["a< user: Hi", "b<a assistant: Hello", "c<b user: Bye"]
         );
         assert_eq!((record.title, record.head_id.as_deref()), (None, Some("c")));
+    }
+
+    #[test]
+    fn content_in_other_forms_is_kept() {
+        let pasted = json!([{"file_name": "", "extracted_content": "one"}]);
+        let record = convert(&json!({"uuid": "c", "chat_messages": [
+            {"uuid": "a", "sender": "human", "content": "Hi"},
+            {"uuid": "b", "sender": "assistant", "text": "", "content": ["Hello", {"type": "text", "text": "you"}]},
+            {"uuid": "c", "sender": "human", "text": "Look", "attachments": pasted,
+             "files": [{"file_kind": "image"}, {"file_name": "x.png", "file_kind": "image"}]}]}));
+        assert_eq!(
+            render_messages(&record),
+            [
+                "a< user: Hi",
+                "b<a assistant: Hello\n\nyou",
+                "c<b user: Look\n\n[file]\n\n```\none\n```\n\n[image]\n\n[image: x.png]",
+            ]
+        );
+    }
+
+    #[test]
+    fn values_that_are_not_understood_are_noted() {
+        let record = convert(&json!({"uuid": 7, "created_at": "soon", "chat_messages": [
+            null, 7, "x",
+            {"uuid": 1, "sender": "robot", "text": "Beep", "parent_message_uuid": null},
+            {"uuid": 2, "text": "Who?", "parent_message_uuid": 1, "created_at": true},
+            {"uuid": 3, "sender": "human", "text": "", "parent_message_uuid": 2},
+            {"uuid": 4, "sender": "human", "text": "Me", "parent_message_uuid": []}]}));
+        assert_eq!(
+            render_messages(&record),
+            ["1< tool: [robot]\n\nBeep", "2<1 tool: Who?", "4< user: Me"]
+        );
+        let left_out = ["message 3 chat_messages[0]", "blank message 1 chat_messages[5]"];
+        assert_eq!(render_notes(record.left_out), left_out);
+        assert_eq!(
+            render_notes(record.mended),
+            [
+                "created_at 2 created_at",
+                "role 2 chat_messages[3].sender",
+                "parent 1 chat_messages[6].parent_message_uuid",
+            ]
+        );
+    }
+
+    #[test]
+    fn messages_that_are_not_a_list_are_an_error() {
+        let raw = to_raw_value(&json!({"uuid": "c", "chat_messages": {}})).unwrap();
+        let error = parse_conversation(&raw).err().unwrap();
+        assert!(error.to_string().contains("chat_messages"), "{error}");
+    }
+
+    #[test]
+    fn value_that_cannot_be_parsed_costs_no_conversation() {
+        let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
+        let raw = format!(
+            r#"{{"uuid": "c", "chat_messages": [
+            {{"uuid": "a", "sender": "human", "text": "Hi", "created_at": 1e999}},
+            {{"uuid": "b", "sender": "assistant", "content": [
+                {{"type": "tool_use", "name": "f", "input": {{"x": {deep}, "y": 1e999, "z": "kept"}}}},
+                {{"type": "text", "text": "Done"}}]}}]}}"#
+        );
+        let record = parse_conversation(&RawValue::from_string(raw).unwrap()).unwrap();
+        let lines = render_messages(&record);
+        assert_eq!(lines[0], "a< user: Hi");
+        assert!(lines[1].contains("y: 1e999\nz: kept\n\nDone"), "{}", lines[1]);
+        assert_eq!(render_notes(record.mended), ["created_at 1 chat_messages[0].created_at"]);
     }
 }

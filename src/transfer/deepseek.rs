@@ -4,40 +4,59 @@
 use super::external_conversation::{
     ExternalConversation, ExternalMessage, MessageBlock, ParentLink,
 };
+use super::external_fields::{read_any_time, read_parent};
 use super::external_values::{
-    collect_text, find_id, find_text, find_time, list_entries, parse_value, render_result,
+    collect_text, find_id, find_text, list_blocks, list_entries, parse_value, render_result,
 };
+use super::import_notes::ImportNotes;
 use super::session_record::SessionRecord;
 use crate::domain::Role;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::json::lenient::RawObject;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 pub(super) fn parse_conversation(raw: &RawValue) -> Result<SessionRecord> {
-    let value = parse_value(raw)?;
+    let value = parse_value(raw);
+    if !value.get("mapping").is_some_and(Value::is_object) {
+        return Err(Error::invalid_field("mapping", "must be an object of nodes"));
+    }
+    let mut left_out = ImportNotes::default();
+    let mut mended = ImportNotes::default();
+    let created_at = read_any_time(&value, "inserted_at", "", &mut mended);
+    let mut messages = Vec::new();
     // Unlike `Value`, this keeps the order of the nodes.
-    let mapping = RawObject::from_value(raw).object("mapping");
-    let messages = mapping
-        .fields()
-        .map(|(id, node)| convert_node(id, &serde_json::from_str(node.get()).unwrap_or_default()));
+    for (id, node) in RawObject::from_value(raw).object("mapping").fields() {
+        let node = parse_value(node);
+        let message = node.get("message").unwrap_or(&Value::Null);
+        if !node.is_object() || !(message.is_object() || message.is_null()) {
+            left_out.add("message", &format!("mapping.{id}"));
+        }
+        messages.push(convert_node(id, &node, &mut mended));
+    }
     ExternalConversation {
         id: find_id(&value, "id"),
         title: find_text(&value, "title"),
-        created_at: find_time(&value, "inserted_at"),
-        messages: messages.collect(),
+        created_at,
+        messages,
         head: find_id(&value, "current_node"),
+        left_out,
+        mended,
         ..ExternalConversation::default()
     }
     .into_record()
 }
 
-fn convert_node(id: &str, node: &Value) -> ExternalMessage {
+fn convert_node(id: &str, node: &Value, mended: &mut ImportNotes) -> ExternalMessage {
+    let path = format!("mapping.{id}.message");
     let message = node.get("message").unwrap_or(&Value::Null);
-    let fragments = list_entries(message, "fragments");
+    let fragments = list_blocks(message, "fragments");
     let is_kind =
         |kind: &str| fragments.iter().any(|it| find_text(it, "type").as_deref() == Some(kind));
-    let parent = find_id(node, "parent").map_or(ParentLink::Root, ParentLink::Message);
+    let parent = match read_parent(node, "parent", &format!("mapping.{id}"), mended) {
+        ParentLink::Previous => ParentLink::Root,
+        parent => parent,
+    };
     let mut blocks: Vec<MessageBlock> = fragments.iter().flat_map(convert_fragment).collect();
     for file in list_entries(message, "files") {
         let name = find_text(file, "file_name").or_else(|| find_text(file, "name"));
@@ -49,15 +68,19 @@ fn convert_node(id: &str, node: &Value) -> ExternalMessage {
         parent,
         role: if is_kind("REQUEST") { Role::User } else { Role::Assistant },
         blocks,
-        created_at: find_time(message, "inserted_at"),
+        created_at: read_any_time(message, "inserted_at", &path, mended),
         model: find_text(message, "model"),
         is_interrupted: false,
         error: None,
-        path: format!("mapping.{id}.message"),
+        is_placeholder: !message.is_object(),
+        path,
     }
 }
 
 fn convert_fragment(fragment: &Value) -> Vec<MessageBlock> {
+    if let Value::String(text) = fragment {
+        return vec![MessageBlock::Text(text.clone())];
+    }
     let kind = find_text(fragment, "type").unwrap_or_default();
     let content = collect_text(fragment.get("content").unwrap_or(&Value::Null));
     match kind.as_str() {

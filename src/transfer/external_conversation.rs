@@ -3,10 +3,11 @@
 //! how content becomes text and parts.
 
 use super::external_values::fence_text;
+use super::import_notes::ImportNotes;
 use super::lenient_values::{convert_id, to_hex_id};
 use super::session_record::{MessageRecord, SessionRecord};
 use crate::domain::message::{MessageError, MessagePart};
-use crate::domain::title::{MAX_TITLE_CHARS, TitleSource};
+use crate::domain::title::TitleSource;
 use crate::domain::{Role, Status, Timestamp};
 use crate::error::{Error, Result};
 use crate::json::StrictObject;
@@ -16,6 +17,10 @@ use std::collections::{HashMap, HashSet};
 
 /// Titles that products give to conversations without one, in lower case.
 const DEFAULT_TITLES: &[&str] = &["new chat", "new conversation", "untitled", "untitled chat"];
+
+/// Ids that stand for no parent: those of LibreChat and Claude.ai.
+const ROOT_IDS: &[&str] =
+    &["00000000-0000-0000-0000-000000000000", "00000000-0000-4000-8000-000000000000"];
 
 #[derive(Default)]
 pub(super) struct ExternalConversation {
@@ -28,6 +33,10 @@ pub(super) struct ExternalConversation {
     pub(super) messages: Vec<ExternalMessage>,
     /// Id of the message that the product shows last; by default the newest one.
     pub(super) head: Option<String>,
+    /// Contents that have no place in these messages.
+    pub(super) left_out: ImportNotes,
+    /// Values that were not understood.
+    pub(super) mended: ImportNotes,
 }
 
 pub(super) struct ExternalMessage {
@@ -41,6 +50,8 @@ pub(super) struct ExternalMessage {
     pub(super) is_interrupted: bool,
     /// The error that ended the reply.
     pub(super) error: Option<String>,
+    /// Whether it is only a node of the tree, which has no content by design.
+    pub(super) is_placeholder: bool,
     /// Path of the message in the file.
     pub(super) path: String,
 }
@@ -51,6 +62,8 @@ pub(super) enum ParentLink {
     Previous,
     /// The message of this id. One that the file does not have counts as none.
     Message(String),
+    /// The message of this index: the file has it inside of its parent.
+    Entry(usize),
     Root,
 }
 
@@ -88,14 +101,14 @@ impl MessageBlock {
 }
 
 impl ExternalConversation {
-    pub(super) fn into_record(self) -> Result<SessionRecord> {
+    pub(super) fn into_record(mut self) -> Result<SessionRecord> {
         let title = self.title.as_deref().map(str::trim).filter(|title| {
             !title.is_empty() && !DEFAULT_TITLES.contains(&title.to_lowercase().as_str())
         });
-        let title: Option<String> =
-            title.map(|title| replace_nul(title).chars().take(MAX_TITLE_CHARS).collect());
+        let title = title.map(replace_nul);
         let session_id = self.id.as_deref().map(convert_id);
-        let tree = MessageTree::build(session_id.as_deref().unwrap_or_default(), &self.messages);
+        let seed = session_id.as_deref().unwrap_or_default();
+        let tree = MessageTree::build(seed, &self.messages, &mut self.mended);
         let mut record = SessionRecord {
             session_id,
             title_source: title.as_ref().map(|_| TitleSource::User),
@@ -103,6 +116,8 @@ impl ExternalConversation {
             archived: self.archived,
             pinned: self.pinned,
             created_at: self.created_at,
+            left_out: self.left_out,
+            mended: self.mended,
             ..SessionRecord::default()
         };
         add_messages(&mut record, &tree, self.messages, self.head.as_deref())?;
@@ -119,7 +134,7 @@ struct MessageTree {
 
 impl MessageTree {
     /// `seed` distinguishes derived ids of this conversation from those of others.
-    fn build(seed: &str, messages: &[ExternalMessage]) -> Self {
+    fn build(seed: &str, messages: &[ExternalMessage], mended: &mut ImportNotes) -> Self {
         let mut indexes = HashMap::with_capacity(messages.len());
         let mut ids = Vec::with_capacity(messages.len());
         for (index, message) in messages.iter().enumerate() {
@@ -128,24 +143,38 @@ impl MessageTree {
                 true => false,
                 false => indexes.insert(id.to_owned(), index).is_none(),
             });
+            if own_id.is_some() && !is_new {
+                mended.add("id", &message.path);
+            }
             ids.push(match own_id.filter(|_| is_new) {
                 Some(id) => convert_id(id),
                 // Derived from the place, so that it is the same in the next import.
                 None => hash_id(&format!("{seed}\0{index}\0{}", own_id.unwrap_or_default())),
             });
         }
-        let find_parent = |(index, message): (usize, &ExternalMessage)| match &message.parent {
+        let mut find_parent = |(index, message): (usize, &ExternalMessage)| match &message.parent {
             ParentLink::Previous => index.checked_sub(1),
-            ParentLink::Message(id) => indexes.get(id).copied(),
+            ParentLink::Message(id) => {
+                let parent = indexes.get(id).copied();
+                if parent.is_none() && !id.is_empty() && !ROOT_IDS.contains(&id.as_str()) {
+                    mended.add("parent", &message.path);
+                }
+                parent
+            }
+            ParentLink::Entry(parent) => Some(*parent),
             ParentLink::Root => None,
         };
-        let parents = messages.iter().enumerate().map(find_parent).collect();
+        let parents = messages.iter().enumerate().map(&mut find_parent).collect();
         Self { ids, parents, indexes }
     }
 
     /// All messages in the order of the file, but each after its parent. A cycle is cut at its
     /// first message: that one begins a branch.
-    fn order_parents_first(&self) -> Vec<(usize, Option<usize>)> {
+    fn order_parents_first(
+        &self,
+        messages: &[ExternalMessage],
+        mended: &mut ImportNotes,
+    ) -> Vec<(usize, Option<usize>)> {
         let mut ordered = Vec::with_capacity(self.ids.len());
         let mut is_ordered = vec![false; self.ids.len()];
         for start in 0..self.ids.len() {
@@ -161,6 +190,9 @@ impl MessageTree {
             }
             for index in ancestors.into_iter().rev() {
                 let parent = self.parents[index].filter(|parent| is_ordered[*parent]);
+                if parent != self.parents[index] {
+                    mended.add("parent", &messages[index].path);
+                }
                 ordered.push((index, parent));
                 is_ordered[index] = true;
             }
@@ -178,11 +210,12 @@ fn add_messages(
     head: Option<&str>,
 ) -> Result<()> {
     let started_at = record.created_at;
+    let order = tree.order_parents_first(&messages, &mut record.mended);
     let mut messages: Vec<_> = messages.into_iter().map(Some).collect();
     // The closest message with content at or above each message, with its time.
     let mut closest: Vec<Option<(usize, Option<Timestamp>)>> = vec![None; messages.len()];
     let mut newest: Option<(usize, Option<Timestamp>)> = None;
-    for (index, parent) in tree.order_parents_first() {
+    for (index, parent) in order {
         let above = parent.and_then(|parent| closest[parent]);
         closest[index] = above;
         let Some(message) = messages[index].take() else { continue };
@@ -199,6 +232,9 @@ fn add_messages(
         if newest.is_none_or(|(_, newest)| time >= newest) {
             newest = closest[index];
         }
+    }
+    if head.is_some_and(|head| !tree.indexes.contains_key(head)) {
+        record.mended.add("head", "head");
     }
     let head = head.and_then(|head| closest[*tree.indexes.get(head)?]);
     record.head_id = head.or(newest).map(|(index, _)| tree.ids[index].clone());
@@ -223,6 +259,10 @@ fn to_message_record(
     let error = message.error.filter(|error| is_reply && !error.trim().is_empty());
     // An empty reply is worth keeping only for its error.
     if content.is_empty() && parts.is_empty() && error.is_none() {
+        // Products write empty system prompts.
+        if !message.is_placeholder && message.role != Role::System {
+            record.left_out.add("blank message", &message.path);
+        }
         return Ok(None);
     }
     let parts = (!parts.is_empty()).then(|| to_raw_value(&parts)).transpose();
@@ -328,6 +368,12 @@ pub(super) mod tests {
         record.messages.iter().map(render).collect()
     }
 
+    /// Each note as `kind count first`.
+    pub(crate) fn render_notes(notes: ImportNotes) -> Vec<String> {
+        let notes = notes.into_list().into_iter();
+        notes.map(|note| format!("{} {} {}", note.kind, note.count, note.first)).collect()
+    }
+
     fn message(id: &str, parent: &str, text: &str) -> ExternalMessage {
         ExternalMessage {
             id: Some(id.to_owned()),
@@ -338,6 +384,7 @@ pub(super) mod tests {
             model: None,
             is_interrupted: false,
             error: None,
+            is_placeholder: false,
             path: format!("messages.{id}"),
         }
     }
@@ -365,6 +412,8 @@ pub(super) mod tests {
             ["a< user: first", "c<a user: third", "d<a user: fork"]
         );
         assert_eq!(record.head_id.as_deref(), Some("a"));
+        assert_eq!(render_notes(record.left_out), ["blank message 1 messages.b"]);
+        assert_eq!(render_notes(record.mended), ["parent 1 messages.a"]);
     }
 
     #[test]
@@ -375,6 +424,7 @@ pub(super) mod tests {
         assert_eq!(lines[..2], ["b< user: 2", "a<b user: 1"]);
         assert!(lines[2].ends_with("<b user: 3") && lines.len() == 3, "{lines:?}");
         assert_eq!(record.head_id, record.messages[2].0.id);
+        assert_eq!(render_notes(record.mended), ["id 1 messages.a", "parent 1 messages.b"]);
     }
 
     #[test]

@@ -3,15 +3,36 @@
 
 use super::lenient_values::parse_time;
 use crate::domain::Timestamp;
-use crate::error::{Error, Result};
-use crate::json;
+use crate::json::lenient::RawObject;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Parses the JSON of a conversation.
-pub(super) fn parse_value(raw: &RawValue) -> Result<Value> {
-    json::parse_object(raw.get().as_bytes())
-        .map_err(|error| Error::invalid_field(error.field, error.message))
+/// Levels of nesting at which a value that cannot be parsed is split into its entries. A block of
+/// a message is less deep in every format.
+const MAX_SPLIT_LEVELS: usize = 12;
+
+/// Parses JSON. A value inside of it that cannot be represented, such as `1e999` or one that is
+/// nested too deeply, becomes the text of its JSON.
+pub(super) fn parse_value(raw: &RawValue) -> Value {
+    parse_levels(raw, MAX_SPLIT_LEVELS)
+}
+
+fn parse_levels(raw: &RawValue, levels: usize) -> Value {
+    let json = raw.get();
+    if let Ok(value) = serde_json::from_str(json) {
+        return value;
+    }
+    let Some(levels) = levels.checked_sub(1) else { return Value::String(json.to_owned()) };
+    if let Ok(list) = serde_json::from_str::<Vec<&RawValue>>(json) {
+        return list.into_iter().map(|entry| parse_levels(entry, levels)).collect();
+    }
+    match serde_json::from_str::<RawObject<'_>>(json) {
+        Ok(object) => {
+            let fields = object.fields();
+            fields.map(|(name, value)| (name.to_owned(), parse_levels(value, levels))).collect()
+        }
+        Err(_) => Value::String(json.to_owned()),
+    }
 }
 
 /// A text that is not empty.
@@ -21,11 +42,14 @@ pub(super) fn find_text(value: &Value, field: &str) -> Option<String> {
 
 /// An id: a text, a number, or MongoDB's `{"$oid": …}`.
 pub(super) fn find_id(value: &Value, field: &str) -> Option<String> {
-    let id = value.get(field)?;
+    to_id(value.get(field)?)
+}
+
+pub(super) fn to_id(id: &Value) -> Option<String> {
     match id {
         Value::Number(number) => Some(number.to_string()),
         Value::Object(_) => find_text(id, "$oid"),
-        _ => find_text(value, field),
+        _ => id.as_str().filter(|id| !id.is_empty()).map(str::to_owned),
     }
 }
 
@@ -36,6 +60,15 @@ pub(super) fn is_set(value: &Value, field: &str) -> bool {
 /// The entries of a list; none if it is no list.
 pub(super) fn list_entries<'a>(value: &'a Value, field: &str) -> &'a [Value] {
     value.get(field).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// The blocks of a message's content. A value that is not a list counts as the only one.
+pub(super) fn list_blocks<'a>(value: &'a Value, field: &str) -> &'a [Value] {
+    match value.get(field) {
+        None | Some(Value::Null) => &[],
+        Some(Value::Array(list)) => list,
+        Some(block) => std::slice::from_ref(block),
+    }
 }
 
 /// A time in any form.
@@ -96,5 +129,27 @@ pub(super) fn collect_text(content: &Value) -> String {
             text.unwrap_or_else(|| labels.collect::<Vec<_>>().join(" ").trim().to_owned())
         }
         _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn values_that_cannot_be_parsed_become_text() {
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        let raw = format!(r#"{{"a": "kept", "b": [1, 1e999, {{"c": 1e999}}], "deep": {deep}}}"#);
+        let mut value = parse_value(&RawValue::from_string(raw).unwrap());
+        let mut inner = value["deep"].take();
+        let mut levels = 0;
+        while let Some(entry) = inner.get_mut(0) {
+            inner = entry.take();
+            levels += 1;
+        }
+        let text = inner.as_str().unwrap_or_default();
+        assert_eq!((levels * 2 + text.len(), levels < 100), (deep.len(), true));
+        assert_eq!(value, json!({"a": "kept", "b": [1, "1e999", {"c": "1e999"}], "deep": null}));
     }
 }

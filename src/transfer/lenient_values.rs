@@ -30,7 +30,8 @@ pub(super) fn read_time(
     place: &str,
     mended: &mut ImportNotes,
 ) -> Option<Timestamp> {
-    let value: Value = serde_json::from_str(object.get(field)?.get()).ok()?;
+    // A number that is out of range is no value.
+    let value: Value = serde_json::from_str(object.get(field)?.get()).unwrap_or_default();
     let is_expected = match (&value, form) {
         (Value::Number(number), TimeForm::Seconds) => {
             number.as_f64().is_some_and(|seconds| (0.0..=MAX_SECONDS).contains(&seconds))
@@ -102,6 +103,15 @@ pub(super) fn parse_role(name: &str) -> Option<Role> {
         "tool" | "function" | "tool_result" | "tool-result" | "ipython" => Role::Tool,
         _ => return None,
     })
+}
+
+/// The role that a name stands for. An unknown one becomes a tool, with its name in brackets as a
+/// mark for the beginning of the text.
+pub(super) fn convert_role(name: &str) -> (Role, Option<String>) {
+    match parse_role(name) {
+        Some(role) => (role, None),
+        None => (Role::Tool, (!name.is_empty()).then(|| format!("[{name}]"))),
+    }
 }
 
 /// A valid id unchanged. Any other id is replaced by a hash, so that it is the same in the next

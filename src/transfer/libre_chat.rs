@@ -4,64 +4,66 @@
 use super::external_conversation::{
     ExternalConversation, ExternalMessage, MessageBlock, ParentLink,
 };
+use super::external_fields::{read_any_time, read_parent};
 use super::external_values::{
-    collect_text, find_id, find_text, find_time, is_set, list_entries, render_call, render_result,
+    collect_text, find_id, find_text, is_set, list_blocks, list_entries, parse_value, render_call,
+    render_result,
 };
+use super::import_notes::ImportNotes;
+use super::lenient_values::{TimeForm, read_id, read_time};
 use super::session_record::SessionRecord;
 use crate::domain::Role;
 use crate::error::{Error, Result};
-use crate::json::StrictObject;
-use serde::Deserialize;
+use crate::json::lenient::RawObject;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// The fields of the conversation. The messages stay unparsed: a tree is nested more deeply than
-/// the parser goes.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct LibreChatConversation<'a> {
-    #[serde(default)]
-    conversation_id: Value,
-    #[serde(default)]
-    title: Value,
-    #[serde(default)]
-    created_at: Value,
-    #[serde(borrow)]
-    messages: Option<&'a RawValue>,
-    #[serde(borrow)]
-    messages_tree: Option<&'a RawValue>,
-}
-
 pub(super) fn parse_conversation(raw: &RawValue) -> Result<SessionRecord> {
-    let parsed = serde_json::from_str::<StrictObject<LibreChatConversation<'_>>>(raw.get());
-    let StrictObject(conversation) =
-        parsed.map_err(|error| Error::invalid_field("messages", error.to_string()))?;
-    let list = conversation.messages.or(conversation.messages_tree);
-    let nodes = list.map(|list| split_message_tree(list.get())).unwrap_or_default();
-    let mut messages: Vec<ExternalMessage> = Vec::with_capacity(nodes.len());
-    for (index, node) in nodes.iter().enumerate() {
-        let value: Value = serde_json::from_str(&node.json).unwrap_or_default();
+    let conversation = RawObject::from_value(raw);
+    let lists = ["messages", "messagesTree"].into_iter().filter_map(|name| conversation.get(name));
+    let list = lists.clone().find(|list| list.get().starts_with('['));
+    if list.is_none() && lists.count() > 0 {
+        return Err(Error::invalid_field("messages", "must be a list of messages"));
+    }
+    let mut left_out = ImportNotes::default();
+    let mut mended = ImportNotes::default();
+    // The list stays unparsed: a tree is nested more deeply than the parser goes.
+    let tree = list.map(|list| split_message_tree(list.get())).unwrap_or_default();
+    if tree.odd_entries > 0 {
+        left_out.add_many("message", tree.odd_entries, "messages");
+    }
+    let mut messages: Vec<ExternalMessage> = Vec::with_capacity(tree.nodes.len());
+    for (index, node) in tree.nodes.iter().enumerate() {
+        let path = format!("messages[{index}]");
+        let raw: &RawValue = serde_json::from_str(&node.json).map_err(Error::internal)?;
+        let value = parse_value(raw);
         let parent = match node.parent {
-            Some(parent) => {
-                messages[parent].id.clone().map_or(ParentLink::Root, ParentLink::Message)
-            }
-            None => find_parent(&value),
+            Some(parent) => ParentLink::Entry(parent),
+            None => read_parent(&value, "parentMessageId", &path, &mut mended),
         };
-        let mut message = convert_message(&value, parent, format!("messages[{index}]"));
-        // Children refer to their parent by its id.
+        let mut message = convert_message(&value, parent, path, &mut mended);
         message.id.get_or_insert_with(|| format!("messages[{index}]"));
         messages.push(message);
     }
-    let text = |value: Value| value.as_str().map(str::to_owned);
+    let created_at = read_time(&conversation, "createdAt", TimeForm::Text, "", &mut mended);
     ExternalConversation {
-        id: text(conversation.conversation_id),
-        title: text(conversation.title),
-        created_at: find_time(&serde_json::json!({ "at": conversation.created_at }), "at")
-            .or_else(|| messages.first()?.created_at),
+        id: conversation.get("conversationId").and_then(read_id),
+        title: conversation.text("title"),
+        created_at: created_at.or_else(|| messages.first()?.created_at),
         messages,
+        left_out,
+        mended,
         ..ExternalConversation::default()
     }
     .into_record()
+}
+
+/// The messages of a list and those inside of them, parents before children.
+#[derive(Default)]
+struct SplitTree {
+    nodes: Vec<TreeNode>,
+    /// Number of entries that are not messages.
+    odd_entries: u64,
 }
 
 /// A message without its children.
@@ -95,13 +97,14 @@ impl OpenValue {
 
 /// Splits a list of messages into its messages and theirs. `json` is valid JSON. One pass without
 /// recursion, so the depth of the tree does not matter.
-fn split_message_tree(json: &str) -> Vec<TreeNode> {
+fn split_message_tree(json: &str) -> SplitTree {
     let mut nodes: Vec<TreeNode> = Vec::new();
+    let mut odd_entries = 0;
     let mut open: Vec<OpenValue> = Vec::new();
     let mut last_string = "";
     let mut at = 0;
     while let Some(byte) = json.as_bytes().get(at) {
-        let length = if *byte == b'"' { string_length(&json[at..]) } else { 1 };
+        let length = token_length(&json[at..]);
         // Outside of strings JSON is ASCII, so these are character boundaries.
         let token = &json[at..at + length];
         at += length;
@@ -118,6 +121,10 @@ fn split_message_tree(json: &str) -> Vec<TreeNode> {
                 nodes.push(TreeNode { json: token.to_owned(), parent });
             }
             (_, Some(value)) => {
+                let is_delimiter = matches!(byte, b',' | b']') || byte.is_ascii_whitespace();
+                if matches!(value, OpenValue::MessageList(_)) && !is_delimiter {
+                    odd_entries += 1;
+                }
                 if let Some(owner) = value.owner() {
                     nodes[owner].json.push_str(token);
                 }
@@ -132,11 +139,15 @@ fn split_message_tree(json: &str) -> Vec<TreeNode> {
             }
         }
     }
-    nodes
+    SplitTree { nodes, odd_entries }
 }
 
-/// The length of the string literal that `json` begins with, in bytes.
-fn string_length(json: &str) -> usize {
+/// The length of the token that `json` begins with, in bytes.
+fn token_length(json: &str) -> usize {
+    let is_literal = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.');
+    if !json.starts_with('"') {
+        return json.bytes().take_while(is_literal).count().max(1);
+    }
     let mut is_escaped = false;
     let end = json.bytes().skip(1).position(|byte| {
         let ends = byte == b'"' && !is_escaped;
@@ -146,17 +157,12 @@ fn string_length(json: &str) -> usize {
     end.map_or(json.len(), |end| end + 2)
 }
 
-fn find_parent(message: &Value) -> ParentLink {
-    match message.get("parentMessageId") {
-        None => ParentLink::Previous,
-        // A uuid of zeros stands for none; it is in no file.
-        Some(parent) => {
-            parent.as_str().map_or(ParentLink::Root, |id| ParentLink::Message(id.to_owned()))
-        }
-    }
-}
-
-fn convert_message(message: &Value, parent: ParentLink, path: String) -> ExternalMessage {
+fn convert_message(
+    message: &Value,
+    parent: ParentLink,
+    path: String,
+    mended: &mut ImportNotes,
+) -> ExternalMessage {
     let is_user = message.get("isCreatedByUser").and_then(Value::as_bool);
     let is_user =
         is_user.unwrap_or_else(|| find_text(message, "sender").as_deref() == Some("User"));
@@ -166,19 +172,20 @@ fn convert_message(message: &Value, parent: ParentLink, path: String) -> Externa
         parent,
         role: if is_user { Role::User } else { Role::Assistant },
         blocks: convert_content(message),
-        created_at: find_time(message, "createdAt"),
+        created_at: read_any_time(message, "createdAt", &path, mended),
         model: find_text(message, "model"),
         is_interrupted: is_set(message, "unfinished"),
         error: has_error.then(|| "the reply failed".to_owned()),
+        is_placeholder: false,
         path,
     }
 }
 
 fn convert_content(message: &Value) -> Vec<MessageBlock> {
     let mut blocks: Vec<MessageBlock> =
-        list_entries(message, "content").iter().flat_map(convert_part).collect();
+        list_blocks(message, "content").iter().flat_map(convert_part).collect();
     if blocks.is_empty() {
-        blocks.extend(find_text(message, "text").map(MessageBlock::Text));
+        blocks.extend(message.get("text").map(|text| MessageBlock::Text(collect_text(text))));
     }
     for file in list_entries(message, "files") {
         let is_image = find_text(file, "type").is_some_and(|kind| kind.starts_with("image/"));
@@ -190,6 +197,10 @@ fn convert_content(message: &Value) -> Vec<MessageBlock> {
 }
 
 fn convert_part(part: &Value) -> Vec<MessageBlock> {
+    if let Value::String(text) = part {
+        let text = Some(text).filter(|text| !text.trim().is_empty());
+        return text.map(|text| MessageBlock::Text(text.clone())).into_iter().collect();
+    }
     let kind = find_text(part, "type").unwrap_or_default();
     let value = part.get(&kind).unwrap_or(&Value::Null);
     let text = match kind.as_str() {
@@ -226,7 +237,7 @@ fn convert_tool_call(call: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::external_conversation::tests::render_messages;
+    use super::super::external_conversation::tests::{render_messages, render_notes};
     use super::*;
     use serde_json::json;
 
@@ -290,8 +301,10 @@ mod tests {
     #[test]
     fn odd_entries_of_a_tree_do_not_disturb_the_others() {
         let json = r#"[7, "x\"", [{"a": []}], {"messageId": "m", "children": [null, {"k": [1, {"children": [2]}]}], "z": 1}]"#;
-        let nodes = split_message_tree(json);
-        let texts: Vec<_> = nodes.iter().map(|node| (node.json.as_str(), node.parent)).collect();
+        let tree = split_message_tree(json);
+        assert_eq!(tree.odd_entries, 4);
+        let texts: Vec<_> =
+            tree.nodes.iter().map(|node| (node.json.as_str(), node.parent)).collect();
         assert_eq!(
             texts,
             [
@@ -299,5 +312,46 @@ mod tests {
                 (r#"{"k": [1, {"children": [2]}]}"#, Some(0)),
             ]
         );
+    }
+
+    #[test]
+    fn odd_values_keep_the_text_and_are_noted() {
+        let record = convert(
+            r#"{"conversationId": 5, "createdAt": 1e999, "messages": [7, -1.5e3, "x", null,
+            {"messageId": 1, "parentMessageId": null, "isCreatedByUser": true, "content": "Hi", "text": ""},
+            {"messageId": 2, "parentMessageId": 1, "text": "Hello", "tokenCount": 1e999},
+            {"messageId": 3, "parentMessageId": 9, "text": "Lost", "content": ["and", "found"], "createdAt": "soon"},
+            {"messageId": 4, "parentMessageId": 3, "text": ""}]}"#
+                .to_owned(),
+        );
+        assert_eq!(record.session_id.as_deref(), Some("5"));
+        assert_eq!(
+            render_messages(&record),
+            ["1< user: Hi", "2<1 assistant: Hello", "3< assistant: and\n\nfound"]
+        );
+        assert_eq!(
+            render_notes(record.left_out),
+            ["message 4 messages", "blank message 1 messages[3]"]
+        );
+        let mended = ["createdAt 2 messages[2].createdAt", "parent 1 messages[2]"];
+        assert_eq!(render_notes(record.mended), mended);
+    }
+
+    #[test]
+    fn children_follow_the_message_that_they_are_in() {
+        let message = |text: &str, children: Value| json!({"messageId": "m", "text": text, "children": children});
+        let tree = json!([
+            message("1", json!([])),
+            message("2", json!([{"messageId": "n", "text": "3"}]))
+        ]);
+        let record = convert(json!({"conversationId": "c", "messages": tree}).to_string());
+        assert_eq!(record.messages[2].0.parent_id, Some(record.messages[1].0.id.clone()));
+        assert_eq!(render_notes(record.mended), ["id 1 messages[1]"]);
+    }
+
+    #[test]
+    fn messages_that_are_not_a_list_are_an_error() {
+        let json = r#"{"conversationId": "c", "messages": {}}"#.to_owned();
+        assert!(parse_conversation(&RawValue::from_string(json).unwrap()).is_err());
     }
 }

@@ -8,6 +8,7 @@ mod claude_ai;
 mod deepseek;
 pub mod export;
 mod external_conversation;
+mod external_fields;
 mod external_values;
 pub mod import;
 pub mod import_files;

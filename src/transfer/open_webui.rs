@@ -7,35 +7,40 @@
 use super::external_conversation::{
     ExternalConversation, ExternalMessage, MessageBlock, ParentLink,
 };
+use super::external_fields::{list_messages, read_any_time, read_parent, read_role};
 use super::external_values::{
-    collect_text, fence_text, find_id, find_text, find_time, is_set, list_entries, parse_value,
+    collect_text, fence_text, find_id, find_text, is_set, list_blocks, list_entries, parse_value,
     render_call, render_result,
 };
-use super::lenient_values::parse_role;
+use super::import_notes::ImportNotes;
 use super::session_record::SessionRecord;
-use crate::domain::Role;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::json::lenient::RawObject;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::HashMap;
 
 pub(super) fn parse_conversation(raw: &RawValue) -> Result<SessionRecord> {
-    let outer = parse_value(raw)?;
+    let outer = parse_value(raw);
     let chat = outer.get("chat").filter(|chat| chat.is_object()).unwrap_or(&outer);
     let history = chat.get("history").unwrap_or(&Value::Null);
-    let mut messages = read_messages(raw);
+    let mut left_out = ImportNotes::default();
+    let mut mended = ImportNotes::default();
+    let mut messages = read_messages(raw, &mut left_out, &mut mended);
     if messages.is_empty() {
         // Chats of the oldest versions have a list without branches.
-        let list = list_entries(chat, "messages").iter().enumerate();
-        messages = list
-            .map(|(index, message)| {
-                convert_message(message, None, format!("chat.messages[{index}]"))
-            })
-            .collect();
+        let list = list_messages(chat, "messages", &mut left_out)?;
+        if list.is_empty() {
+            check_history(history)?;
+        }
+        let convert = |(path, message)| convert_message(message, None, path, &mut mended);
+        messages = list.into_iter().map(convert).collect();
     }
     let title = find_text(&outer, "title").or_else(|| find_text(chat, "title"));
-    let times = [find_time(&outer, "created_at"), find_time(chat, "timestamp")];
+    let times = [
+        read_any_time(&outer, "created_at", "", &mut mended),
+        read_any_time(chat, "timestamp", "chat", &mut mended),
+    ];
     ExternalConversation {
         id: find_id(&outer, "id").or_else(|| find_id(chat, "id")).filter(|id| !id.is_empty()),
         title,
@@ -44,39 +49,65 @@ pub(super) fn parse_conversation(raw: &RawValue) -> Result<SessionRecord> {
         pinned: is_set(&outer, "pinned"),
         messages,
         head: find_id(history, "currentId"),
+        left_out,
+        mended,
     }
     .into_record()
 }
 
+/// Fails for a history that is not a tree of messages, rather than an empty one.
+fn check_history(history: &Value) -> Result<()> {
+    let is_tree = |value: &Value| value.is_object() || value.is_null();
+    match is_tree(history) && history.get("messages").is_none_or(is_tree) {
+        true => Ok(()),
+        false => Err(Error::invalid_field("history.messages", "must be an object of messages")),
+    }
+}
+
 /// The nodes of the tree in the order of the file, which `Value` does not keep; none if there is no
 /// tree.
-fn read_messages(raw: &RawValue) -> Vec<ExternalMessage> {
+fn read_messages(
+    raw: &RawValue,
+    left_out: &mut ImportNotes,
+    mended: &mut ImportNotes,
+) -> Vec<ExternalMessage> {
     let outer = RawObject::from_value(raw);
     let nested = outer.object("chat").object("history").object("messages");
     let flat = outer.object("history").object("messages");
-    let convert = |(id, message): (&str, &RawValue)| {
-        let message = serde_json::from_str(message.get()).unwrap_or_default();
-        convert_message(&message, Some(id.to_owned()), format!("chat.history.messages.{id}"))
-    };
-    nested.fields().chain(flat.fields()).map(convert).collect()
+    let mut messages = Vec::new();
+    for (id, message) in nested.fields().chain(flat.fields()) {
+        let path = format!("chat.history.messages.{id}");
+        let message = parse_value(message);
+        match message.is_object() {
+            true => messages.push(convert_message(&message, Some(id.to_owned()), path, mended)),
+            false => left_out.add("message", &path),
+        }
+    }
+    messages
 }
 
-fn convert_message(message: &Value, id: Option<String>, path: String) -> ExternalMessage {
-    let parent = match (&id, find_id(message, "parentId")) {
+fn convert_message(
+    message: &Value,
+    id: Option<String>,
+    path: String,
+    mended: &mut ImportNotes,
+) -> ExternalMessage {
+    let parent = match (&id, read_parent(message, "parentId", &path, mended)) {
         (None, _) => ParentLink::Previous,
-        (Some(_), Some(parent)) => ParentLink::Message(parent),
-        (Some(_), None) => ParentLink::Root,
+        (Some(_), ParentLink::Previous) => ParentLink::Root,
+        (Some(_), parent) => parent,
     };
-    let role = find_text(message, "role").and_then(|role| parse_role(&role));
+    let (role, role_mark) = read_role(message, "role", &path, mended);
     ExternalMessage {
         id: id.or_else(|| find_id(message, "id")),
         parent,
-        role: role.unwrap_or(Role::System),
-        blocks: convert_content(message),
-        created_at: find_time(message, "timestamp"),
+        role,
+        blocks: role_mark.into_iter().chain(convert_content(message)).collect(),
+        created_at: read_any_time(message, "timestamp", &path, mended),
         model: find_text(message, "model"),
         is_interrupted: message.get("done").and_then(Value::as_bool) == Some(false),
         error: find_error(message),
+        is_placeholder: false,
         path,
     }
 }
@@ -90,13 +121,18 @@ fn find_error(message: &Value) -> Option<String> {
 }
 
 fn convert_content(message: &Value) -> Vec<MessageBlock> {
-    let mut blocks = convert_output(list_entries(message, "output"));
+    let items = list_blocks(message, "output");
+    let mut blocks = convert_output(items);
     let is_blank =
         |block: &MessageBlock| matches!(block, MessageBlock::Text(text) if text.trim().is_empty());
-    if blocks.iter().all(is_blank) {
+    // The content repeats the output, unless the answer is only there.
+    if !items.iter().any(is_answer) {
         let content = collect_text(message.get("content").unwrap_or(&Value::Null));
-        blocks = split_details(&content);
+        let has_elements = blocks.iter().all(is_blank);
+        blocks.extend(split_details(&content, has_elements));
     }
+    let merged = message.get("merged").and_then(|merged| find_text(merged, "content"));
+    blocks.extend(merged.map(|text| MessageBlock::Text(format!("[merged]\n\n{text}"))));
     for file in list_entries(message, "files") {
         blocks.push(convert_file(file));
     }
@@ -107,12 +143,26 @@ fn convert_content(message: &Value) -> Vec<MessageBlock> {
     blocks
 }
 
+/// Whether an item of the output is a text of the reply itself.
+fn is_answer(item: &Value) -> bool {
+    let text = match item {
+        Value::String(text) => text.clone(),
+        _ if find_text(item, "type").as_deref() != Some("message") => return false,
+        _ => item.get("content").map(collect_text).unwrap_or_default(),
+    };
+    !text.trim().is_empty()
+}
+
 /// Converts the items of a reply, which resemble those of OpenAI's Responses API.
 fn convert_output(items: &[Value]) -> Vec<MessageBlock> {
     // Results do not name their function, only the call.
     let mut names: HashMap<String, String> = HashMap::new();
     let mut blocks = Vec::new();
     for item in items {
+        if let Value::String(text) = item {
+            blocks.push(MessageBlock::Text(text.clone()));
+            continue;
+        }
         let kind = find_text(item, "type").unwrap_or_default();
         let content = item.get("content").map(collect_text).unwrap_or_default();
         let name = find_text(item, "name").unwrap_or_else(|| kind.clone());
@@ -157,15 +207,18 @@ fn render_code(item: &Value) -> String {
     [code, render_result("code", &output)].join("\n\n")
 }
 
-/// Separates `<details>` elements that the server wrote from the text around them.
-fn split_details(content: &str) -> Vec<MessageBlock> {
+/// Separates `<details>` elements that the server wrote from the text around them. Without
+/// `has_elements`, only the text is kept.
+fn split_details(content: &str, has_elements: bool) -> Vec<MessageBlock> {
     let mut blocks = Vec::new();
     let mut rest = content;
     while let Some((before, element)) = rest.split_once("<details type=\"") {
         let Some((attributes, element)) = element.split_once('>') else { break };
         let Some((body, after)) = element.split_once("</details>") else { break };
         blocks.push(MessageBlock::Text(before.to_owned()));
-        blocks.push(convert_details(attributes, body));
+        if has_elements {
+            blocks.push(convert_details(attributes, body));
+        }
         rest = after;
     }
     blocks.push(MessageBlock::Text(rest.to_owned()));
@@ -239,7 +292,7 @@ fn convert_source(source: &Value) -> Option<MessageBlock> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::external_conversation::tests::render_messages;
+    use super::super::external_conversation::tests::{render_messages, render_notes};
     use super::*;
     use crate::domain::{Status, Timestamp};
     use serde_json::json;
@@ -304,5 +357,31 @@ mod tests {
         let parts = r#"[{"type":"reasoning","text":"Is 1 < 2?\nYes."}]"#;
         assert_eq!(render_messages(&record), [format!("m< assistant: {text} {parts}")]);
         assert_eq!(record.title, None);
+    }
+
+    #[test]
+    fn content_is_kept_if_the_output_has_no_answer() {
+        let thought = "<details type=\"reasoning\">\n&gt; Add.\n</details>";
+        let output = json!([{"type": "reasoning", "content": [{"text": "Add."}]}]);
+        let message = json!({"role": "assistant", "output": output, "content": format!("{thought}\n42"),
+            "merged": {"status": true, "content": "Both say 42."}});
+        let history = json!({"messages": {"m": message, "n": null}});
+        let record = convert(&json!({"history": history}));
+        let parts = r#"[{"type":"reasoning","text":"Add."}]"#;
+        assert_eq!(
+            render_messages(&record),
+            [format!("m< assistant: 42\n\n[merged]\n\nBoth say 42. {parts}")]
+        );
+        assert_eq!(render_notes(record.left_out), ["message 1 chat.history.messages.n"]);
+    }
+
+    #[test]
+    fn history_that_is_not_a_tree_is_an_error() {
+        let raw = |value: Value| to_raw_value(&value).unwrap();
+        for messages in [json!([]), json!("x"), json!(7)] {
+            let chat = json!({"chat": {"history": {"messages": messages}}});
+            assert!(parse_conversation(&raw(chat)).is_err(), "{messages}");
+        }
+        assert!(parse_conversation(&raw(json!({"chat": {"history": {}}}))).is_ok());
     }
 }

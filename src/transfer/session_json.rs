@@ -2,7 +2,7 @@
 //! mended or left out, and noted; it does not reject the session.
 
 use super::import_notes::ImportNotes;
-use super::lenient_values::{TimeForm, join_place, parse_role, read_id, read_time};
+use super::lenient_values::{TimeForm, convert_role, join_place, read_id, read_time};
 use super::session_record::{MessageRecord, SessionRecord};
 use crate::domain::message::{FinishReason, MessageError};
 use crate::domain::session::SessionSettings;
@@ -198,15 +198,11 @@ impl<'a> FieldReader<'a> {
     /// text.
     fn read_role(&mut self) -> (Role, String) {
         let name = self.object.text("role").unwrap_or_default();
-        let role = parse_role(&name);
-        if role.is_none_or(|role| role.as_str() != name) {
+        let (role, mark) = convert_role(&name);
+        if role.as_str() != name {
             self.note("role");
         }
-        match role {
-            Some(role) => (role, String::new()),
-            None if name.is_empty() => (Role::Tool, String::new()),
-            None => (Role::Tool, format!("[{name}]\n\n")),
-        }
+        (role, mark.map_or_else(String::new, |mark| format!("{mark}\n\n")))
     }
 
     /// The text of a message. A list of text parts is joined; any other value is kept as JSON.
