@@ -194,7 +194,7 @@ async fn unread_parts_of_a_folder_are_named_and_do_not_stop() {
     assert!(stderr.contains("/d: is more than 32 folders deep"), "{stderr}");
 
     let closed = at.join("chats/closed");
-    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).unwrap();
     // Nothing is closed to root.
     if std::fs::read_dir(&closed).is_err() {
         let (code, out, stderr) = run_echoic(at, &["import", "chats"]).await;

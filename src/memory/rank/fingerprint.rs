@@ -10,7 +10,10 @@ const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 /// English words that say nothing by themselves, in the form that [`super::tokenizer`] emits. Few
 /// stopwords are among them: a name, "not", "before" or "his" in the place of another word makes a
 /// different fact of the longest sentence.
-const FILLER_WORDS: [&str; 9] = ["a", "also", "am", "an", "and", "are", "is", "that", "the"];
+const FILLER_WORDS: [&str; 19] = [
+    "a", "again", "also", "am", "an", "and", "are", "hello", "hi", "is", "just", "oh", "ok",
+    "okay", "please", "really", "that", "the", "well",
+];
 
 /// Equal for passages with equal words in the same order, but for filler words.
 #[derive(Debug, Clone, Copy, Default)]

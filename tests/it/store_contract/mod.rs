@@ -55,7 +55,7 @@ pub(crate) struct EmptyStore {
 pub(crate) async fn sqlite() -> Option<EmptyStore> {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&folder.path().join("echoic.db"), Durability::Normal).unwrap();
-    Some(EmptyStore { store: Arc::new(store), folder: folder })
+    Some(EmptyStore { store: Arc::new(store), folder })
 }
 
 /// `None` without a MongoDB, unless `REQUIRE_MONGO` is set.
