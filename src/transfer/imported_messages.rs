@@ -195,7 +195,8 @@ fn convert_message(
     mended: &mut ImportNotes,
 ) -> NewMessage {
     let IdentifiedMessage { id, mut record, place, .. } = entry;
-    let default_sender = || match record.role {
+    let role = record.role;
+    let default_sender = || match role {
         Role::Assistant => UserId::assistant(),
         _ => context.principal.user.clone(),
     };
@@ -214,7 +215,7 @@ fn convert_message(
     NewMessage {
         id: MessageId::new_unchecked(id),
         client_message_id: record.client_message_id.map(MessageId::new_unchecked),
-        role: record.role,
+        role,
         sender_id: sender_id.and_then(Result::ok).unwrap_or_else(default_sender),
         tokens: count_tokens(&body.countable_text()),
         body,
