@@ -205,7 +205,7 @@ impl<'a> ConversationTree<'a> {
     }
 
     /// The first node in file order of the cycle above `lost`, a node that no root leads to.
-    /// `is_visited` marks the nodes of earlier walks, which this one does not meet: breaking a cycle
+    /// `is_visited` marks the nodes of earlier walks. This one meets none of them: breaking a cycle
     /// reaches all nodes below it.
     fn find_cycle_start(&self, lost: usize, is_visited: &mut [bool]) -> usize {
         let up = |index: usize| self.parents[index].unwrap_or(index);

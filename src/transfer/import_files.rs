@@ -233,7 +233,8 @@ impl FileImporter {
     }
 
     /// The outcome; an error if there was no file to import, or if the only one is damaged. The
-    /// export of an account without sessions is no error. Errors carry the number of imported sessions as `details.imported`.
+    /// export of an account without sessions is no error. Errors carry the number of imported
+    /// sessions as `details.imported`.
     pub fn finish(self) -> Result<ImportReport> {
         let is_single = self.file_count == 1;
         let mut report = self.sessions.finish(Ok(()))?;
