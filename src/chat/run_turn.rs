@@ -236,8 +236,8 @@ impl ChatService {
         }
     }
 
-    /// Remembers the size of a prompt that was shortened after a refusal, so that the next turn does
-    /// not begin with a prompt that is refused.
+    /// Remembers the size of a prompt that was shortened after a refusal, so that the next turn
+    /// does not begin with a prompt that is refused.
     fn limit_next_prompts(
         &self,
         session: &SessionId,

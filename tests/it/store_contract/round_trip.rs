@@ -95,8 +95,10 @@ fn parts() -> impl Strategy<Value = MessageParts> {
 fn reply_fields() -> impl Strategy<Value = ReplyFields> {
     let status = prop::sample::select(vec![Status::Complete, Status::Interrupted, Status::Failed]);
     let reasons = vec![None, Some(FinishReason::Stop), Some(FinishReason::ToolCalls)];
-    let error = prop::option::of((text(), text()));
-    (status, prop::sample::select(reasons), error, prop::option::of(text())).prop_map(
+    // Names of models and errors are short, unlike texts.
+    let name = || text().prop_map(|text| text.chars().take(200).collect::<String>());
+    let error = prop::option::of((name(), name()));
+    (status, prop::sample::select(reasons), error, prop::option::of(name())).prop_map(
         |(status, finish_reason, error, model)| ReplyFields {
             status,
             model,

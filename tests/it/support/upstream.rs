@@ -87,7 +87,8 @@ impl ProviderCall {
         };
         let content = |message: &Value| match &message["content"] {
             Value::Array(parts) => parts.iter().map(piece).collect::<Vec<_>>().join(" "),
-            text => text.as_str().unwrap().to_owned(),
+            // A message with calls may have no text.
+            text => text.as_str().unwrap_or_default().to_owned(),
         };
         let line = |message: &Value| {
             format!("{}: {}", message["role"].as_str().unwrap(), content(message))

@@ -132,7 +132,7 @@ impl KnownHistory {
             join_groups(groups.filter_map(|(at, item)| Some((Self::group_item(item)?, at + 1))));
         let is_same = |count: &usize| {
             let end = &history[history.len() - count..];
-            // After a failed reply the history ends with a message, which may be sent anew.
+            // After a failed reply the history ends with a message, which may be sent again.
             end.iter().any(|(group, _)| !matches!(group, ItemGroup::Message { .. }))
                 && groups
                     .iter()
