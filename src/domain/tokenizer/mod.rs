@@ -5,7 +5,7 @@
 //! characters and found by them. Korean has spaces but glues particles to nouns, and is split into
 //! pairs as well.
 //!
-//! [`folding`] makes spellings equal, [`scripts`] knows the scripts, [`splitter`] finds the
+//! `folding` makes spellings equal, `scripts` knows the scripts, `splitter` finds the
 //! segments. Stemming is left to recall, prefixes to search.
 
 mod folding;
