@@ -7,7 +7,10 @@ use super::param::{ParseParam, parse_name, parse_param};
 use super::query::{QueryParams, RouteQuery};
 use crate::clock;
 use crate::domain::export_format::ExportFormat;
-use crate::domain::{FieldError, Message, ProjectId, Session, SessionId};
+use crate::domain::message::{FinishReason, MessageError};
+use crate::domain::{
+    FieldError, MessageType, ProjectId, Role, Session, SessionId, Status, Timestamp, Usage,
+};
 use crate::transfer::export::{ExportScope, SessionExporter};
 use axum::body::Body;
 use axum::extract::State;
@@ -37,12 +40,39 @@ pub(super) struct ExportFile {
 pub(super) struct ExportedSession {
     #[serde(flatten)]
     session: Session,
-    /// All branches in the order stored, parents before children. Fields that are null, or follow
-    /// from the message's position, are left out.
-    messages: Vec<Message>,
+    /// All branches in the order stored, parents before children.
+    messages: Vec<ExportedMessage>,
     /// The ID of the last message each user has read, keyed by user ID.
     #[schema(value_type = Object, required = false)]
     read_marks: Option<()>,
+}
+
+/// A message with its parent. Fields without a value are left out.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[allow(dead_code, reason = "describes the response, which is written chunk by chunk")]
+pub(super) struct ExportedMessage {
+    /// Message id, unique within the session.
+    id: String,
+    /// Message that this one follows; `null` for a root.
+    parent_id: Option<String>,
+    role: Role,
+    sender_id: String,
+    #[serde(rename = "type")]
+    kind: MessageType,
+    content: String,
+    /// Content other than plain text, with the data that providers want back with their calls.
+    #[schema(value_type = Vec<Object>, required = false)]
+    parts: Vec<()>,
+    status: Status,
+    seen: bool,
+    model: Option<String>,
+    finish_reason: Option<FinishReason>,
+    client_message_id: Option<String>,
+    error: Option<MessageError>,
+    usage: Option<Usage>,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
 }
 
 /// The sessions to export, and the format.
