@@ -1,7 +1,9 @@
 // The side panel, projects, import and export, and tool calls.
 
 import assert from "node:assert/strict";
-import { readFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, test } from "node:test";
 import { getTexts, sendMessage, start, waitForReply, waitUntil } from "./support.mjs";
 
@@ -226,6 +228,24 @@ test("chats export as files and import by drop", async () => {
   await page.getByText("broken.json isn’t a chat export").waitFor();
   await dropFile(page, "dot.png", "x", "image/png");
   await page.locator('.composer img[alt="dot.png"]').waitFor();
+});
+
+test("dropped folder is imported with its subfolders", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "echoic-drop-"));
+  after(() => rm(folder, { recursive: true }));
+  const toFile = (/** @type {string} */ sessionId) => JSON.stringify({ sessionId, title: sessionId, messages: [{ role: "user", content: "hi" }] });
+  await mkdir(join(folder, "older"));
+  await writeFile(join(folder, "new.json"), toFile("From a folder"));
+  await writeFile(join(folder, "older", "old.json"), toFile("From a subfolder"));
+  await writeFile(join(folder, "picture.png"), "not a picture");
+  const page = await echoic.openPage();
+  await page.getByText("Connected").waitFor();
+  const client = await page.context().newCDPSession(page);
+  const data = { items: [], files: [folder], dragOperationsMask: 1 };
+  for (const type of /** @type {const} */ (["dragEnter", "dragOver", "drop"])) {
+    await client.send("Input.dispatchDragEvent", { type, x: 600, y: 300, data });
+  }
+  for (const title of ["From a folder", "From a subfolder"]) await page.locator(".chat-row", { hasText: title }).waitFor();
 });
 
 test("tool calls show input, output and errors", async () => {

@@ -3,7 +3,7 @@
 import { ApiError, buildQuery, getErrorMessage, getKey, request } from "./api.js";
 import { el } from "./dom.js";
 import { formatCount } from "./format.js";
-import { showToast } from "./toast.js";
+import { attempt, showToast } from "./toast.js";
 
 const FORMATS = "You can import exports of Echoic, ChatGPT, Claude, Open WebUI or LibreChat, as JSON or ZIP.";
 
@@ -97,6 +97,55 @@ function describeImportError(file, error) {
   return isOtherFile ? `${file.name} isn’t a chat export. ${FORMATS}` : `${file.name}: ${message}`;
 }
 
+/** Names of files in a dropped folder that may be exports. */
+const EXPORT_NAME = /\.(jsonl?|zip)$/i;
+
+/**
+ * Returns the dropped files, and of dropped folders those that may be exports.
+ *
+ * @param {DataTransfer} transfer
+ */
+async function readDrop(transfer) {
+  // Taken at once: the items are empty after the event.
+  const dropped = [...transfer.items].map((item) => {
+    const entry = item.webkitGetAsEntry();
+    return entry?.isDirectory ? /** @type {FileSystemDirectoryEntry} */ (entry) : item.getAsFile();
+  });
+  const files = [];
+  for (const one of dropped) {
+    if (one instanceof File) files.push(one);
+    else if (one) files.push(...(await readFolder(one)));
+  }
+  return files;
+}
+
+/**
+ * @param {FileSystemDirectoryEntry} folder
+ * @returns {Promise<File[]>}
+ */
+async function readFolder(folder) {
+  const reader = folder.createReader();
+  const files = [];
+  for (;;) {
+    /** @type {FileSystemEntry[]} */
+    const entries = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    if (entries.length === 0) return files;
+    for (const entry of entries) {
+      if (entry.isDirectory) {
+        files.push(...(await readFolder(/** @type {FileSystemDirectoryEntry} */ (entry))));
+      } else if (EXPORT_NAME.test(entry.name)) {
+        files.push(await readFile(/** @type {FileSystemFileEntry} */ (entry)));
+      }
+    }
+  }
+}
+
+/**
+ * @param {FileSystemFileEntry} entry
+ * @returns {Promise<File>}
+ */
+const readFile = (entry) => new Promise((resolve, reject) => entry.file(resolve, reject));
+
 /** @param {App} app */
 export function acceptDrops(app) {
   const root = document.documentElement;
@@ -118,9 +167,10 @@ export function acceptDrops(app) {
   });
   addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
   addEventListener("drop", (event) => {
-    if (!hasFiles(event)) return;
+    if (!event.dataTransfer || !hasFiles(event)) return;
     event.preventDefault();
     resetDrag();
-    app.handleDrop([...(event.dataTransfer?.files ?? [])]);
+    const files = readDrop(event.dataTransfer);
+    attempt(async () => app.handleDrop(await files));
   });
 }
