@@ -15,8 +15,11 @@ use futures::StreamExt;
 use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Url};
+use sha2::{Digest, Sha256};
 use std::time::Duration;
 
+/// Bytes of the digest in the name of an endpoint: enough to tell a server's endpoints apart.
+const ENDPOINT_DIGEST_BYTES: usize = 6;
 /// Keys shorter than this are not secrets but placeholders.
 const MIN_SECRET_BYTES: usize = 8;
 /// Upper bound of a body that is not streamed.
@@ -52,16 +55,17 @@ pub(super) fn parse_base_url(variable: &str, text: &str) -> Result<Url, String> 
     Err(format!("{variable} must begin with http:// or https://"))
 }
 
-/// The name of an endpoint in the origin of calls: the protocol, and the base URL without scheme
-/// and password, such as `openai:api.groq.com/openai/v1`. The vendor's own endpoint has the name of
-/// the protocol alone.
+/// The name of an endpoint in the origin of calls: the protocol, and a digest of the base URL
+/// without scheme and password, because clients can read the name and the address may be internal.
+/// The vendor's own endpoint has the name of the protocol alone.
 pub(super) fn name_endpoint(protocol: &str, base_url: &Url, official_host: &str) -> String {
     let host = base_url.host_str().unwrap_or_default();
     if host == official_host {
         return protocol.to_owned();
     }
     let port = base_url.port().map(|port| format!(":{port}")).unwrap_or_default();
-    format!("{protocol}:{host}{port}{}", base_url.path().trim_end_matches('/'))
+    let address = format!("{host}{port}{}", base_url.path().trim_end_matches('/'));
+    format!("{protocol}:{}", hex::encode(&Sha256::digest(address)[..ENDPOINT_DIGEST_BYTES]))
 }
 
 /// The header value that carries a key, hidden in debug output. The error message names the

@@ -162,9 +162,10 @@ mod tests {
         for (url, name) in [
             (OFFICIAL_BASE_URL, "openai"),
             ("https://api.openai.com/v1/", "openai"),
-            ("https://eu.api.openai.com/v1", "openai:eu.api.openai.com/v1"),
-            ("https://user:word@API.groq.com/openai/v1/", "openai:api.groq.com/openai/v1"),
-            ("http://127.0.0.1:11434/v1", "openai:127.0.0.1:11434/v1"),
+            ("https://eu.api.openai.com/v1", "openai:09fc10813a27"),
+            ("https://user:word@API.groq.com/openai/v1/", "openai:eac552239348"),
+            ("https://api.groq.com/openai/v1", "openai:eac552239348"),
+            ("http://127.0.0.1:11434/v1", "openai:ceb4b2ec4180"),
         ] {
             assert_eq!(OpenAiProvider::new(url, None).unwrap().endpoint(), name);
         }
