@@ -24,7 +24,7 @@ const MERGE_INTERVAL: Duration = Duration::from_secs(10 * 60);
 const MERGE_SLICE: Duration = Duration::from_millis(200);
 /// How long shutdown spends on a pending merge.
 const FINAL_MERGE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often sessions with outdated words are looked for, once there are none left. On MongoDB an
+/// Time between checks for sessions with outdated words after the rebuild is done. On MongoDB an
 /// instance of an older version may add some during an upgrade, or one may stop in the middle.
 const OUTDATED_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 /// Limits the size of one transaction.

@@ -40,7 +40,7 @@ pub(super) struct PromptLimitTracker {
 impl Memory {
     /// Limits the model's prompts to a size that the provider accepted after it had refused a
     /// longer prompt. `session` is the session to limit; `None` limits all sessions, for refusals
-    /// whose reason was certainly the size.
+    /// that were certainly about the size.
     pub fn limit_prompts(&self, model: &str, session: Option<&SessionId>, counted_tokens: u32) {
         tracing::info!(
             model,

@@ -55,8 +55,8 @@ pub trait SearchStore: Send + Sync {
     /// Lists some of the sessions that have messages to index.
     async fn list_index_backlog(&self) -> Result<Vec<IndexBacklog>>;
 
-    /// Lists some of the sessions whose words, or those of the title, an older version made. Empty
-    /// if there are none, and while another instance is working on them.
+    /// Lists some of the sessions whose words, or those of the title, an older version made. The
+    /// list is also empty while another instance is working on them.
     async fn list_outdated_index(&self) -> Result<Vec<SessionId>>;
 
     /// Adds index terms. Leaves out sessions that are gone or that another instance has indexed

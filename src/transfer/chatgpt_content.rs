@@ -62,7 +62,7 @@ fn string_field<'a>(value: &'a Value, field: &str) -> &'a str {
     value.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// The first of the fields that is a string and not empty; an empty string if there is none.
+/// The first field that is a non-empty string, or else an empty string.
 fn first_text<'a>(value: &'a Value, fields: &[&str]) -> &'a str {
     fields
         .iter()

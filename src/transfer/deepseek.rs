@@ -1,5 +1,5 @@
-//! Reads DeepSeek's `conversations.json`: the tree of ChatGPT's format with messages of its own,
-//! whose `fragments` are question, thoughts and answer.
+//! Reads DeepSeek's `conversations.json`: the tree of ChatGPT's format with messages of its own.
+//! Their `fragments` are question, thoughts and answer.
 
 use super::external_conversation::{
     ExternalConversation, ExternalMessage, MessageBlock, ParentLink,
