@@ -150,6 +150,7 @@ async fn import_session(store: &SqliteStore, length: usize) -> Session {
         status: SessionStatus::default(),
         archived: false,
         pinned: false,
+        placements: Vec::new(),
         created_at: message_time(0),
         last_seen: None,
         head_id: None,

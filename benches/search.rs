@@ -119,6 +119,7 @@ fn make_session(number: usize) -> ImportSession {
         status: SessionStatus::default(),
         archived: false,
         pinned: false,
+        placements: Vec::new(),
         created_at: Timestamp::from_millis(start),
         last_seen: None,
         head_id: None,

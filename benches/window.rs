@@ -108,6 +108,7 @@ async fn import_session(store: &dyn Store, owner: &Principal, length: usize) -> 
             status: SessionStatus::default(),
             archived: false,
             pinned: false,
+            placements: Vec::new(),
             created_at: Timestamp::from_millis(1_700_000_000_000),
             last_seen: None,
             head_id: None,

@@ -2,7 +2,7 @@
 //! the tests build the same application here.
 
 use crate::auth::{self, Authenticator};
-use crate::chat::{ChatDependencies, ChatService, UsagePolicy};
+use crate::chat::{ChatDependencies, ChatService, RetentionPolicy, UsagePolicy};
 use crate::config::{
     AccessConfig, Config, DatabaseUrl, MemoryCommand, PromptCacheKeyMode, ProviderChoice,
     SqliteSync, TitleMode,
@@ -10,8 +10,9 @@ use crate::config::{
 use crate::domain::quota::has_price;
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{
-    self, AllowedHosts, ApiState, RequestRateLimiter, SizeLimits, TimeoutListener, build_router,
-    serve,
+    self, AllowedHosts, ApiState, BodyBudget, ConnectionLimits, ConnectionPolicy, ImportQueue,
+    MAX_CHAT_BODY, RequestRateLimiter, SizeLimits, TimeoutListener, build_router, serve,
+    serve_metrics,
 };
 use crate::memory::{ContextWindows, Memory, MemoryDefaults, RECALL_TIMEOUT, tokens};
 use crate::prompts::PromptTemplates;
@@ -25,6 +26,7 @@ use crate::store::migration::{MigrationSource, MigrationTarget};
 use crate::store::mongo::MongoStore;
 use crate::store::sqlite::{Durability, SqliteStore};
 use crate::store::{LeaseHolder, Store};
+use crate::telemetry;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -52,7 +54,9 @@ pub struct App {
     timing: TimingOptions,
     lease: Duration,
     shutdown_grace: Duration,
-    retention: Option<Duration>,
+    connection_limits: ConnectionLimits,
+    retention: Option<RetentionPolicy>,
+    metrics_listener: Option<TcpListener>,
     summary: String,
     notes: Vec<String>,
 }
@@ -99,7 +103,7 @@ impl App {
     pub async fn start(config: Config, timing: TimingOptions) -> Result<Self> {
         // Loading the vocabulary takes about 100 ms, so it runs in parallel.
         let vocabulary = tokio::task::spawn_blocking(tokens::load_vocabulary);
-        let mut notes = Vec::new();
+        let mut notes: Vec<String> = config.access.describe_unused().into_iter().collect();
         let prompts = Arc::new(PromptTemplates::load(config.prompts_dir.as_deref())?);
         let store = open_store(&config).await?;
         let auth =
@@ -115,6 +119,10 @@ impl App {
         // the same address must fail before it ends the turns of the first.
         let listener = bind_listener(config.listen_address()).await?;
         let address = listener.local_addr().map_err(Error::internal)?;
+        let metrics_listener = match config.metrics_addr {
+            Some(address) => Some(bind_metrics_listener(address).await?),
+            None => None,
+        };
         let chat = ChatService::new(ChatDependencies {
             store: store.clone(),
             provider: Arc::new(ResilientProvider::new(
@@ -141,7 +149,11 @@ impl App {
             memory,
             auth,
             rate_limiter: Arc::new(RequestRateLimiter::new(config.access.request_rate())),
+            readiness: Arc::default(),
+            body_budget: Arc::new(BodyBudget::new(config.max_bodies, MAX_CHAT_BODY)),
+            imports: Arc::new(ImportQueue::new(config.max_import)),
             size_limits: SizeLimits { body: config.max_body, message: config.max_message },
+            needs_consent: config.access.needs_consent(),
             allowed_hosts: Arc::new(AllowedHosts::new(config.access.allowed_hosts)),
             cors_origins: config.access.cors_origins.into(),
             heartbeat: timing.heartbeat_interval,
@@ -153,7 +165,11 @@ impl App {
             timing,
             lease: config.instance_lease,
             shutdown_grace: config.shutdown_grace,
-            retention: config.retention,
+            connection_limits: find_connection_limits(config.max_connections),
+            retention: config
+                .retention
+                .map(|age| RetentionPolicy { age, max_percent: config.retention_limit.0 }),
+            metrics_listener,
             summary,
             notes,
         })
@@ -182,18 +198,31 @@ impl App {
         let relay = tokio::spawn(chat.clone().run_relay(drained.clone()));
         let heartbeat = tokio::spawn(chat.clone().run_heartbeat(self.lease, drained.clone()));
         let events = tokio::spawn(chat.clone().run_event_feed(drained.clone()));
+        let access_watch = tokio::spawn(chat.clone().run_access_watch(drained.clone()));
         let indexer = tokio::spawn(chat.clone().run_indexer(drained.clone()));
         let recovery = tokio::spawn(chat.clone().run_recovery(self.lease, drained.clone()));
         let listener = TimeoutListener::new(self.listener, self.timing.write_timeout);
         let use_recorder = tokio::spawn(self.api.auth.clone().run_use_recorder(drained.clone()));
-        let age = self.retention;
+        let credential_watch =
+            tokio::spawn(self.api.auth.clone().run_credential_watch(drained.clone()));
         let interval = self.timing.retention_interval;
-        let retention = tokio::spawn(chat.clone().run_retention(age, interval, drained.clone()));
+        let retention =
+            tokio::spawn(chat.clone().run_retention(self.retention, interval, drained.clone()));
+        let sweeper = tokio::spawn(chat.clone().run_sweeper(drained.clone()));
         let router = build_router(self.api.clone());
         let timeouts =
             http::ReadTimeouts { head: self.timing.header_timeout, body: self.timing.body_timeout };
-        let server = serve(listener, router, timeouts, drained.clone());
+        let auth = self.api.auth.clone();
+        let policy = ConnectionPolicy {
+            limits: self.connection_limits,
+            is_proxy: Arc::new(move |peer| auth.is_trusted_proxy(peer)),
+        };
+        let server = serve(listener, router, timeouts, policy, drained.clone());
         let server = tokio::spawn(server);
+        if let Some(listener) = self.metrics_listener {
+            let render = Arc::new(telemetry::record_metrics().map_err(Error::internal)?);
+            tokio::spawn(serve_metrics(listener, render, drained.clone()));
+        }
         shutdown.cancelled().await;
         tracing::info!(grace = ?self.shutdown_grace, "shutting down: no new turns");
         // The background tasks run until all turns have ended: the journal must log them, the
@@ -202,7 +231,19 @@ impl App {
         drained.cancel();
         // Bounded, because a stalled client would otherwise delay the exit.
         let _ = timeout(CONNECTION_GRACE, server).await;
-        let tasks = [journal, relay, events, indexer, heartbeat, recovery, use_recorder, retention];
+        let tasks = [
+            journal,
+            relay,
+            events,
+            access_watch,
+            indexer,
+            heartbeat,
+            recovery,
+            use_recorder,
+            credential_watch,
+            retention,
+            sweeper,
+        ];
         let _ = futures::future::join_all(tasks).await;
         // Last: the tasks above may still write.
         self.api.store.close().await;
@@ -247,6 +288,14 @@ fn build_auth_settings(config: &Config, timing: TimingOptions) -> auth::AuthSett
         jwt: config.access.jwt_settings(),
         jwks_refetch_interval: timing.jwks_retry_delay,
     }
+}
+
+/// The limits of connections, within the limit of open files.
+fn find_connection_limits(max_connections: Option<usize>) -> ConnectionLimits {
+    // The soft limit was raised as far as possible. If it is unknown, the usual one is assumed.
+    const USUAL_DESCRIPTORS: u64 = 1024;
+    let descriptors = rlimit::Resource::NOFILE.get_soft().unwrap_or(USUAL_DESCRIPTORS);
+    ConnectionLimits::new(descriptors, max_connections)
 }
 
 async fn open_store(config: &Config) -> Result<Arc<dyn Store>> {
@@ -327,6 +376,13 @@ pub(crate) async fn open_for_migration(
 
 async fn bind_listener(address: SocketAddr) -> Result<TcpListener> {
     let describe = |error| format!("cannot listen on {address}: {error}; set HOST or PORT");
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| Error::new(ErrorKind::Internal, describe(error)))
+}
+
+async fn bind_metrics_listener(address: SocketAddr) -> Result<TcpListener> {
+    let describe = |error| format!("cannot listen on {address}: {error}; set ECHOIC_METRICS_ADDR");
     TcpListener::bind(address)
         .await
         .map_err(|error| Error::new(ErrorKind::Internal, describe(error)))

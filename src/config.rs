@@ -14,13 +14,14 @@ mod models;
 mod transfer;
 mod values;
 
-pub use access::AccessConfig;
+pub use access::{AccessConfig, OptionalLimit};
 pub use commands::{KeysCommand, KeysTask, NewKeyArgs, SessionsCommand};
 pub use memory::MemoryCommand;
 pub use models::PromptCacheKeyMode;
 pub use transfer::{ExportArgs, ImportArgs, MigrateArgs};
 
 use crate::domain::memory::{MemoryStrategy, STRATEGY_NAMES};
+use access::parse_percentage;
 use clap::builder::{Resettable, TypedValueParser};
 use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use std::collections::{BTreeMap, BTreeSet};
@@ -149,9 +150,20 @@ pub struct Config {
     /// Folder of prompt templates that override the built-in ones
     #[arg(long, value_name = "FOLDER", env = "ECHOIC_PROMPTS_DIR")]
     pub prompts_dir: Option<PathBuf>,
+    /// Maximum number of open connections, half of them per address and an eighth per user
+    /// [default: 16384, or fewer as the limit of open files requires]
+    #[arg(long, value_name = "NUMBER", env = "ECHOIC_MAX_CONNECTIONS", value_parser = values::parse_connection_count)]
+    pub max_connections: Option<usize>,
     /// Maximum size of a request body (chat bodies: 32MiB)
     #[arg(long, value_name = "SIZE", env = "ECHOIC_MAX_BODY", default_value = "2MiB", value_parser = parse_size)]
     pub max_body: usize,
+    /// Maximum size of all request bodies and long answers that are in memory at the same time; a
+    /// user may hold a quarter
+    #[arg(long, value_name = "SIZE", env = "ECHOIC_MAX_BODIES", default_value = "256MiB", value_parser = parse_size)]
+    pub max_bodies: usize,
+    /// Maximum size of an import
+    #[arg(long, value_name = "SIZE", env = "ECHOIC_MAX_IMPORT", default_value = "1GiB", value_parser = parse_size)]
+    pub max_import: usize,
     /// Maximum size of a message's text
     #[arg(long, value_name = "SIZE", env = "ECHOIC_MAX_MESSAGE", default_value = "256KiB", value_parser = parse_size)]
     pub max_message: usize,
@@ -160,12 +172,20 @@ pub struct Config {
     /// Delete sessions that have been idle for longer than this, such as 90d [default: keep them]
     #[arg(long, value_name = "DURATION", env = "ECHOIC_RETENTION", value_parser = parse_lifetime)]
     pub retention: Option<Duration>,
+    /// Share of all sessions that one sweep of ECHOIC_RETENTION may delete, or off; a sweep that
+    /// finds more deletes nothing and says so in the log
+    #[arg(long, value_name = "PERCENT", env = "ECHOIC_RETENTION_LIMIT", default_value = "10%", value_parser = parse_percentage)]
+    pub retention_limit: OptionalLimit<u32>,
     /// Time without a heartbeat after which an instance is considered dead
     #[arg(long, value_name = "DURATION", env = "ECHOIC_INSTANCE_LEASE", default_value = "15s", value_parser = parse_duration)]
     pub instance_lease: Duration,
     /// Time that running turns have to finish at shutdown
     #[arg(long, value_name = "DURATION", env = "ECHOIC_SHUTDOWN_GRACE", default_value = "30s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,
+    /// Address to serve metrics on for Prometheus, such as 127.0.0.1:9090; they need no credentials
+    /// [default: off]
+    #[arg(long, value_name = "ADDRESS", env = "ECHOIC_METRICS_ADDR")]
+    pub metrics_addr: Option<SocketAddr>,
     /// Log filter: a level, or directives of tracing's EnvFilter
     #[arg(long, value_name = "DIRECTIVES", env = "RUST_LOG", default_value = "info")]
     pub log: String,

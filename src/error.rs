@@ -109,6 +109,8 @@ pub struct Error {
     pub message: Cow<'static, str>,
     /// Machine-readable details: each invalid field and its message, or the turn in progress.
     pub details: Option<Value>,
+    /// The limit that was hit, for the metrics. `None`: a limit is named after the code.
+    pub limit: Option<&'static str>,
     /// The cause. Logged, never sent to clients.
     #[source]
     pub source: Option<Arc<dyn std::error::Error + Send + Sync>>,
@@ -118,12 +120,19 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), details: None, source: None }
+        Self { kind, message: message.into(), details: None, limit: None, source: None }
     }
 
     #[must_use]
     pub fn with_details(mut self, details: Value) -> Self {
         self.details = Some(details);
+        self
+    }
+
+    /// Names the limit that was hit: the label of its metric and the word in the log.
+    #[must_use]
+    pub fn with_limit(mut self, limit: &'static str) -> Self {
+        self.limit = Some(limit);
         self
     }
 
@@ -213,6 +222,20 @@ impl Error {
 
     pub fn internal(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::new(ErrorKind::Internal, "internal server error").with_source(source)
+    }
+
+    /// The name of the limit that was hit, if this error reports one.
+    pub fn limit_name(&self) -> Option<&'static str> {
+        let is_limit = matches!(
+            self.kind,
+            ErrorKind::PayloadTooLarge
+                | ErrorKind::ContextTooLong
+                | ErrorKind::QueueFull
+                | ErrorKind::RateLimited
+                | ErrorKind::QuotaExceeded
+                | ErrorKind::RequestTimeout
+        );
+        self.limit.or_else(|| is_limit.then(|| self.kind.code()))
     }
 
     /// The message followed by the chain of its causes, for logs.

@@ -3,6 +3,7 @@
 
 pub mod escapes;
 pub mod lenient;
+pub mod limits;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -61,6 +62,12 @@ fn to_json_error(error: serde_path_to_error::Error<serde_json::Error>) -> JsonEr
 
 fn truncate_reason(text: &str) -> String {
     text.chars().take(MAX_REASON_CHARS).collect()
+}
+
+/// Parses a single JSON object as [`parse_object`] does, after a look at the bounds of its fields.
+pub fn parse_bounded_object<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, JsonError> {
+    limits::check_fields(bytes)?;
+    parse_object(bytes)
 }
 
 /// A struct that is read from an object only. serde's derive also accepts an array of the field

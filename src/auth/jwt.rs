@@ -10,9 +10,11 @@ use super::{Identity, config_error, invalid_credentials, parse_user};
 use crate::domain::Timestamp;
 use crate::domain::key::AuthScope;
 use crate::error::Result;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::time::Duration;
 
 /// Tolerated clock difference, in seconds.
@@ -57,6 +59,9 @@ enum JwtKeySource {
 #[derive(Deserialize)]
 struct JwtClaims {
     sub: String,
+    /// A string if it is there: RFC 7519 has no lists of issuers.
+    #[serde(default, rename = "iss")]
+    _iss: String,
     /// Seconds since 1970. May have a fraction.
     exp: f64,
     email: Option<Value>,
@@ -93,6 +98,9 @@ impl JwtVerifier {
         }
         // Nothing in the header is trusted yet: it only selects the key.
         let header = decode_header(token).map_err(|_| invalid_credentials())?;
+        if has_critical_extensions(token) {
+            return Err(invalid_credentials());
+        }
         let claims = match &self.keys {
             // The algorithm is fixed here. With a published key the header may choose, but only
             // among the algorithms of that key (see `find_key`).
@@ -150,4 +158,13 @@ impl JwtVerifier {
             decode::<JwtClaims>(token, key, &validation).map_err(|_| invalid_credentials())?;
         Ok(decoded.claims)
     }
+}
+
+/// Whether the token's header has `crit`. It lists extensions that a recipient must understand or
+/// else reject the token (RFC 7515, section 4.1.11), and none is understood here.
+fn has_critical_extensions(token: &str) -> bool {
+    let header = token.split('.').next().unwrap_or_default();
+    let fields: Option<Map<String, Value>> =
+        URL_SAFE_NO_PAD.decode(header).ok().and_then(|json| serde_json::from_slice(&json).ok());
+    fields.is_none_or(|fields| fields.contains_key("crit"))
 }

@@ -14,7 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use subtle::ConstantTimeEq;
@@ -99,6 +99,11 @@ impl KeyVerifier {
     /// Whether a key that was accepted before still exists.
     pub(super) async fn has_key(&self, id: &KeyId) -> Result<bool> {
         Ok(self.store.find_key(id).await?.is_some())
+    }
+
+    /// Those of these keys that still exist.
+    pub(super) async fn find_existing_keys(&self, ids: Vec<KeyId>) -> Result<HashSet<KeyId>> {
+        self.store.find_existing_keys(ids).await
     }
 
     /// Writes the last-used times to the store periodically, and once more at shutdown.

@@ -5,11 +5,13 @@
 //! Authorization happens where a resource is used (`domain::principal`). Called by the
 //! authentication layer of `http`, which wraps every route.
 
+mod credential_watch;
 mod jwks;
 mod jwt;
 mod keys;
 mod tickets;
 
+pub use credential_watch::OpenCredentials;
 pub use jwt::JwtSettings;
 pub use keys::{NewApiKey, generate_key};
 pub use tickets::{issue_ticket, redeem_ticket};
@@ -19,6 +21,7 @@ use crate::domain::key::{AuthScope, KeyId};
 use crate::domain::{Principal, Timestamp, UserId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
+use credential_watch::CredentialWatch;
 use ipnet::IpNet;
 use jwt::JwtVerifier;
 use keys::KeyVerifier;
@@ -66,7 +69,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    fn new(user: UserId, scope: AuthScope) -> Self {
+    /// A user without a key, an expiry or claims.
+    pub fn new(user: UserId, scope: AuthScope) -> Self {
         let principal = Principal { user, is_admin: scope == AuthScope::Admin };
         Self { principal, scope, key: None, expires_at: None, email: None, name: None }
     }
@@ -87,6 +91,7 @@ pub struct RequestCredentials<'a> {
 pub struct Authenticator {
     backend: AuthBackend,
     trusted_proxies: Vec<IpNet>,
+    credential_watch: CredentialWatch,
 }
 
 enum AuthBackend {
@@ -100,7 +105,11 @@ impl Authenticator {
     /// Accepts every request as the user `local`.
     pub fn disabled() -> Self {
         let local = Identity::new(UserId::new_unchecked("local"), AuthScope::Chat);
-        Self { backend: AuthBackend::Disabled(local), trusted_proxies: Vec::new() }
+        Self {
+            backend: AuthBackend::Disabled(local),
+            trusted_proxies: Vec::new(),
+            credential_watch: CredentialWatch::default(),
+        }
     }
 
     /// Errors tell the operator which setting to correct.
@@ -114,7 +123,11 @@ impl Authenticator {
                 settings.jwks_refetch_interval,
             )?)),
         };
-        Ok(Self { backend, trusted_proxies: settings.trusted_proxies })
+        Ok(Self {
+            backend,
+            trusted_proxies: settings.trusted_proxies,
+            credential_watch: CredentialWatch::default(),
+        })
     }
 
     pub fn is_disabled(&self) -> bool {
@@ -150,7 +163,7 @@ impl Authenticator {
     }
 
     /// Whether credentials accepted earlier are still valid: neither expired nor revoked. Checked
-    /// by long-lived streams and when a ticket is redeemed. Errors: `store_unavailable`.
+    /// when a ticket is redeemed. Errors: `store_unavailable`.
     pub async fn is_still_valid(&self, identity: &Identity) -> Result<bool> {
         if identity.expires_at.is_some_and(|end| end <= clock::now()) {
             return Ok(false);

@@ -142,7 +142,7 @@ impl ChatService {
         // The words were deleted with the session, but the index may keep them in its segments
         // until it is merged.
         self.needs_index_merge.store(true, Ordering::Relaxed);
-        self.events.publish(session, SessionEventKind::session_deleted(&deleted.participants));
+        self.events.publish(session, SessionEventKind::session_deleted(&deleted.audience));
         self.abort_queued(&deleted.turns);
         for turn in &deleted.turns {
             if let Err(error) = self.request_cancel(session, turn).await {
@@ -151,5 +151,8 @@ impl ChatService {
                 tracing::warn!(turn.id = %turn, error = %error.chain(), "cancelling a turn of a deleted session failed");
             }
         }
+        // Last, because a request to cancel needs the buffer. Readers do not wait for the turn to
+        // notice, and it cannot be resumed.
+        self.hub.cut_off_session(session, &deleted.turns);
     }
 }

@@ -16,7 +16,7 @@ use crate::store::{EventBundle, FeedPosition};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +24,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// Maximum events per stored bundle.
 const MAX_BUNDLE_EVENTS: usize = 500;
+/// How long a session that was read for one event is used for the next ones: events are delivered
+/// by the access of a moment ago.
+const MAX_SESSION_AGE: Duration = Duration::from_millis(200);
 /// How long shutdown waits for the last bundle to be written.
 const FINAL_PUBLISH_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -165,7 +168,7 @@ impl ChatService {
         subscribers: &[Arc<SubscriberQueue>],
         id: &str,
         kind: SessionEventKind,
-        sessions: &mut HashMap<String, Option<Session>>,
+        sessions: &mut HashMap<String, (Instant, Option<Session>)>,
     ) {
         if let SessionEventKind::Deleted { audience } = kind {
             let event = ClientEvent::Session { action: "deleted", session_id: id, session: None }
@@ -177,31 +180,64 @@ impl ChatService {
                 audience.iter().any(|of| of == user)
                     || subscriber.principal.is_admin && subscriber.session_filter.is_some()
             };
+            let id = SessionId::new_unchecked(id);
+            subscribers.iter().for_each(|subscriber| subscriber.drop_session(&id));
             return subscribers
                 .iter()
                 .filter(was_participant)
-                .for_each(|subscriber| subscriber.push_event(event.clone()));
+                .for_each(|subscriber| subscriber.push_notice(event.clone()));
         }
-        if !sessions.contains_key(id) {
-            let found = self.with_retry(|| self.load_session(id)).await;
-            sessions.insert(id.to_owned(), found);
+        if let SessionEventKind::Left { user } = kind {
+            let event =
+                ClientEvent::Session { action: "left", session_id: id, session: None }.encode_sse();
+            let id = SessionId::new_unchecked(id);
+            let of_user =
+                |subscriber: &&Arc<SubscriberQueue>| subscriber.principal.user.as_str() == user;
+            return subscribers.iter().filter(of_user).for_each(|subscriber| {
+                subscriber.drop_session(&id);
+                subscriber.push_notice(event.clone());
+            });
         }
-        let Some(Some(session)) = sessions.get(id) else { return };
-        let receivers: Vec<_> =
-            subscribers.iter().filter(|subscriber| can_receive(subscriber, session)).collect();
-        if receivers.is_empty() {
-            return;
+        if sessions.get(id).is_none_or(|(read_at, _)| read_at.elapsed() > MAX_SESSION_AGE) {
+            let server = Principal::server();
+            let read_at = Instant::now();
+            let found = self.with_retry(|| self.load_session(&server, id)).await;
+            sessions.insert(id.to_owned(), (read_at, found));
         }
-        if let Some(event) = self.with_retry(|| self.build_event(session, &kind)).await {
-            receivers.iter().for_each(|subscriber| subscriber.push_event(event.clone()));
+        let Some((_, Some(session))) = sessions.get(id) else { return };
+        // A change may have taken the session away from some of them: events that a slow reader has
+        // not read yet are dropped.
+        if matches!(kind, SessionEventKind::Changed) {
+            subscribers
+                .iter()
+                .filter(|subscriber| !can_receive(subscriber, session, &kind))
+                .for_each(|subscriber| subscriber.drop_session(&session.id));
+        }
+        let receivers = subscribers.iter().filter(|one| can_receive(one, session, &kind));
+        let (with_own_view, others): (Vec<_>, Vec<_>) =
+            receivers.partition(|subscriber| has_own_view(subscriber, session, &kind));
+        if !others.is_empty()
+            && let Some(event) = self.with_retry(|| self.build_event(session, &kind)).await
+        {
+            others.iter().for_each(|subscriber| match kind {
+                SessionEventKind::Invited => subscriber.push_notice(event.clone()),
+                _ => subscriber.push_event(&session.id, event.clone()),
+            });
+        }
+        for subscriber in with_own_view {
+            let viewed = self.with_retry(|| self.load_session(&subscriber.principal, id)).await;
+            if let Some(session) = viewed
+                && let Some(event) = self.with_retry(|| self.build_event(&session, &kind)).await
+            {
+                subscriber.push_event(&session.id, event);
+            }
         }
     }
 
-    /// The current session without its nodes, as in lists.
-    async fn load_session(&self, id: &str) -> Result<Option<Session>> {
+    /// The current session without its nodes, as in the lists of `principal`.
+    async fn load_session(&self, principal: &Principal, id: &str) -> Result<Option<Session>> {
         let id = SessionId::new_unchecked(id);
-        let found =
-            self.store.get_session(&Principal::server(), &id, AccessLevel::Participant).await;
+        let found = self.store.get_session(principal, &id, AccessLevel::Participant).await;
         Ok(none_if_not_found(found)?.map(|session| Session { nodes: None, ..session }))
     }
 
@@ -220,7 +256,12 @@ impl ChatService {
         };
         Ok(Some(match kind {
             SessionEventKind::Created => of_session("created"),
-            SessionEventKind::Changed => of_session("changed"),
+            SessionEventKind::Changed | SessionEventKind::Placed { .. } => of_session("changed"),
+            SessionEventKind::Invited => {
+                let session = session.clone().redact_for_invitee();
+                ClientEvent::Session { action: "invited", session_id, session: Some(&session) }
+                    .encode_sse()
+            }
             // All messages of the session came with the import, so the session itself is new.
             SessionEventKind::Imported { messages }
                 if *messages == u64::from(session.messages_count) =>
@@ -239,7 +280,7 @@ impl ChatService {
                 let Some(message) = none_if_not_found(found)? else { return Ok(None) };
                 ClientEvent::Message { session_id, message: &message }.encode_sse()
             }
-            SessionEventKind::Deleted { .. } => return Ok(None),
+            SessionEventKind::Deleted { .. } | SessionEventKind::Left { .. } => return Ok(None),
         }))
     }
 
@@ -272,13 +313,34 @@ impl ChatService {
     }
 }
 
-/// Whether a subscriber may receive events of a session. A subscription to all sessions covers only
-/// those in which the user participates, also for admins.
-fn can_receive(subscriber: &SubscriberQueue, session: &Session) -> bool {
+/// Whether a subscriber may receive an event of a session. A subscription to all sessions covers
+/// only those in which the user participates, also for admins, and the invitations of the user.
+fn can_receive(subscriber: &SubscriberQueue, session: &Session, kind: &SessionEventKind) -> bool {
     let mut principal = subscriber.principal.clone();
+    match kind {
+        SessionEventKind::Invited => {
+            return subscriber.session_filter.is_none()
+                && session.invited.contains(&principal.user);
+        }
+        SessionEventKind::Placed { user } if principal.user.as_str() != user => return false,
+        _ => {}
+    }
     principal.is_admin &= subscriber.session_filter.is_some();
     principal.authorize(AccessLevel::Participant, &session.owner, &session.participants)
         == AccessDecision::Allowed
+}
+
+/// Whether the event contains the session with the subscriber's own `archived` and `pinned`.
+fn has_own_view(subscriber: &SubscriberQueue, session: &Session, kind: &SessionEventKind) -> bool {
+    let user = &subscriber.principal.user;
+    let is_with_session = matches!(
+        kind,
+        SessionEventKind::Created
+            | SessionEventKind::Changed
+            | SessionEventKind::Imported { .. }
+            | SessionEventKind::Placed { .. }
+    );
+    is_with_session && *user != session.owner && session.participants.contains(user)
 }
 
 /// Maps not-found errors to `None`.

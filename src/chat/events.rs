@@ -47,6 +47,16 @@ pub(super) enum SessionEventKind {
     Deleted {
         audience: Vec<String>,
     },
+    /// For the invited users.
+    Invited,
+    /// For the user who left.
+    Left {
+        user: String,
+    },
+    /// For a participant who changed their own `archived` or `pinned`.
+    Placed {
+        user: String,
+    },
     Message {
         id: String,
     },
@@ -67,6 +77,14 @@ pub(super) enum SessionEventKind {
 impl SessionEventKind {
     pub(super) fn session_deleted(audience: &[UserId]) -> Self {
         Self::Deleted { audience: audience.iter().map(ToString::to_string).collect() }
+    }
+
+    pub(super) fn left_by(user: &UserId) -> Self {
+        Self::Left { user: user.to_string() }
+    }
+
+    pub(super) fn placed_by(user: &UserId) -> Self {
+        Self::Placed { user: user.to_string() }
     }
 
     pub(super) fn message_added(id: &MessageId) -> Self {
@@ -291,7 +309,8 @@ pub(super) struct SubscriberQueue {
 
 #[derive(Default)]
 struct QueuedEvents {
-    events: VecDeque<Bytes>,
+    /// With the session they belong to; `None` for a `sync`.
+    events: VecDeque<(Option<SessionId>, Bytes)>,
     byte_count: usize,
     is_closed: bool,
 }
@@ -299,7 +318,17 @@ struct QueuedEvents {
 impl SubscriberQueue {
     /// Queues an event. For a subscriber that reads too slowly, a `sync` replaces everything
     /// queued; the client then reloads its state.
-    pub(super) fn push_event(&self, event: Bytes) {
+    pub(super) fn push_event(&self, session: &SessionId, event: Bytes) {
+        self.push(Some(session), event);
+    }
+
+    /// Queues an event that is delivered although its reader may not use the session: an
+    /// invitation or a farewell.
+    pub(super) fn push_notice(&self, event: Bytes) {
+        self.push(None, event);
+    }
+
+    fn push(&self, session: Option<&SessionId>, event: Bytes) {
         let mut queued = self.queue.lock();
         let is_full = queued.events.len() >= MAX_QUEUED_EVENTS
             // A single event over the limit is accepted into an empty queue, or it could never be
@@ -309,16 +338,30 @@ impl SubscriberQueue {
             queued.events.clear();
             queued.byte_count = 0;
         }
-        let event = if is_full { encode_sync_event() } else { event };
+        let (session, event) =
+            if is_full { (None, encode_sync_event()) } else { (session.cloned(), event) };
         queued.byte_count += event.len();
-        queued.events.push_back(event);
+        queued.events.push_back((session, event));
         drop(queued);
         self.changed.notify_one();
     }
 
-    /// Queues a `sync`: all later changes will be delivered, earlier ones may have been missed.
+    /// Queues a `sync`: all later changes will be delivered, earlier ones may have been missed. So
+    /// the queued events are dropped, which may be of sessions that the subscriber has lost.
     pub(super) fn push_sync(&self) {
-        self.push_event(encode_sync_event());
+        let event = encode_sync_event();
+        let mut queued = self.queue.lock();
+        queued.byte_count = event.len();
+        queued.events = VecDeque::from([(None, event)]);
+        drop(queued);
+        self.changed.notify_one();
+    }
+
+    /// Drops the queued events of a session that the subscriber has lost.
+    pub(super) fn drop_session(&self, session: &SessionId) {
+        let mut queued = self.queue.lock();
+        queued.events.retain(|(of, _)| of.as_ref() != Some(session));
+        queued.byte_count = queued.events.iter().map(|(_, event)| event.len()).sum();
     }
 
     fn close(&self) {
@@ -342,7 +385,7 @@ impl EventReader {
         loop {
             {
                 let mut queued = self.queue.queue.lock();
-                if let Some(event) = queued.events.pop_front() {
+                if let Some((_, event)) = queued.events.pop_front() {
                     queued.byte_count -= event.len();
                     return Some(event);
                 }
@@ -376,7 +419,7 @@ mod tests {
         let mut reader = subscribe_alice();
         let event = Bytes::from(vec![b'x'; 10_000]);
         for _ in 0..1_000 {
-            reader.queue.push_event(event.clone());
+            reader.queue.push_event(&SessionId::new_unchecked("s"), event.clone());
             assert!(reader.queue.queue.lock().byte_count <= MAX_QUEUED_BYTES);
         }
         let first = reader.next().now_or_never().flatten().unwrap();
@@ -387,8 +430,18 @@ mod tests {
     fn oversized_event_reaches_reader_that_keeps_up() {
         let mut reader = subscribe_alice();
         let event = Bytes::from(vec![b'x'; 2 * MAX_QUEUED_BYTES]);
-        reader.queue.push_event(event.clone());
+        reader.queue.push_event(&SessionId::new_unchecked("s"), event.clone());
         assert_eq!(reader.next().now_or_never().flatten(), Some(event));
+        assert_eq!(reader.next().now_or_never(), None);
+    }
+
+    #[test]
+    fn sync_replaces_events_that_were_not_read() {
+        let mut reader = subscribe_alice();
+        reader.queue.push_event(&SessionId::new_unchecked("s"), Bytes::from_static(b"event"));
+        reader.queue.push_sync();
+        let first = reader.next().now_or_never().flatten().unwrap();
+        assert!(first.starts_with(b"event: sync\n"), "{first:?}");
         assert_eq!(reader.next().now_or_never(), None);
     }
 

@@ -10,7 +10,7 @@ use super::transcript::{StreamEnd, Transcript};
 use super::usage_policy::ConcurrencyPermit;
 use crate::clock;
 use crate::domain::content::MessageBody;
-use crate::domain::message::{FinishReason, MessageError};
+use crate::domain::message::{FinishReason, MessageError, MessageParts};
 use crate::domain::principal::AccessLevel;
 use crate::domain::quota::compute_cost;
 use crate::domain::turn::ActiveTurn;
@@ -18,7 +18,10 @@ use crate::domain::usage::Cost;
 use crate::domain::{CallKind, Principal, Role, SessionId, Status, Usage, UserId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::tokens;
-use crate::store::{FinishOutcome, FinishTurn, LedgerEntry, NewMessage, ReplyFields, StartedTurn};
+use crate::store::{
+    FinishOutcome, FinishTurn, LedgerEntry, LogBatch, NewMessage, ReplyFields, StartedTurn,
+    TurnLogEntry,
+};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -32,6 +35,11 @@ const LEASE_LOST: &str =
     "the reply was not stored: the session was deleted or this server lost its lease";
 /// Shown when the stream ended without a finish reason.
 const REPLY_TRUNCATED: &str = "the provider's stream ended before the reply was complete";
+
+/// Stored with a reply that was cut because the database could not hold it.
+const REPLY_CUT: &str = "the reply was too large for the database and was cut";
+/// Bytes of text that are kept of such a reply.
+const CUT_REPLY_BYTES: usize = 1 << 20;
 
 /// How a turn ended, for the log.
 struct TurnEnd {
@@ -203,22 +211,26 @@ impl ChatService {
         reply: NewMessage,
         ending: &FrameBatch,
     ) -> Result<Option<FinishOutcome>> {
-        let finish = FinishTurn {
+        // Waits for a journal write in flight, then closes the log: no batch may follow the last
+        // one.
+        let (earlier_batches, last_batch) = buffer.close_log(ending).await;
+        for batch in earlier_batches {
+            self.append_log_batch(started, buffer, batch).await;
+        }
+        let mut finish = FinishTurn {
             session_id: started.session.id.clone(),
             turn_id: started.turn.turn_id.clone(),
             lease_holder: self.lease_holder.clone(),
             cost: reply.reply.usage.and_then(|usage| usage.cost).map(|Cost(cost)| cost),
             reply,
             counts_toward_quota: !self.usage_policy.quotas.is_empty(),
-            // Waits for a journal write in flight, then closes the log: no batch may follow the
-            // last one.
-            last_batch: buffer.close_log(ending).await,
+            last_batch,
             // A draining instance leaves queued turns to other instances or to the next start.
             next_lease_holder: (!self.is_draining()).then(|| self.lease_holder.clone()),
         };
         let mut delay = MIN_RETRY_DELAY;
         loop {
-            let error = match self.store.finish_turn(finish.clone()).await {
+            let error = match self.finish_stored_turn(&mut finish).await {
                 Ok(Some(finished)) => return Ok(Some(finished)),
                 Ok(None) => {
                     // The claim is gone, so retrying is pointless.
@@ -237,6 +249,40 @@ impl ChatService {
             tracing::warn!(turn.id = %buffer.turn_id, error = %error.chain(), "storing a reply failed, retrying");
             sleep(delay).await;
             delay = (delay * 2).min(MAX_RETRY_DELAY);
+        }
+    }
+
+    /// Ends a turn in the store. A reply that the database cannot hold is cut: retrying would not
+    /// help, and the session must not stay busy.
+    pub(super) async fn finish_stored_turn(
+        &self,
+        finish: &mut FinishTurn,
+    ) -> Result<Option<FinishOutcome>> {
+        match self.store.finish_turn(finish.clone()).await {
+            Err(error) if error.kind == ErrorKind::PayloadTooLarge => {
+                tracing::warn!(turn.id = %finish.turn_id, error = %error.chain(), "reply is too large for the database and is cut");
+                cut_reply(&mut finish.reply);
+                self.store.finish_turn(finish.clone()).await
+            }
+            result => result,
+        }
+    }
+
+    /// Writes frames that are too many for the last batch of the log. Without them a reader that
+    /// resumes after a crash misses a part of the stream; the reply is complete in any case.
+    async fn append_log_batch(&self, started: &StartedTurn, buffer: &TurnBuffer, batch: LogBatch) {
+        let entry = TurnLogEntry {
+            session_id: started.session.id.clone(),
+            turn_id: started.turn.turn_id.clone(),
+            batch,
+        };
+        while let Err(error) = self.store.append_log(vec![entry.clone()]).await {
+            tracing::warn!(turn.id = %buffer.turn_id, error = %error.chain(), "writing the end of a turn log failed");
+            let is_aborted = self.is_draining() && buffer.cancel.is_cancelled();
+            if is_aborted || error.kind != ErrorKind::StoreUnavailable {
+                return;
+            }
+            sleep(MAX_RETRY_DELAY).await;
         }
     }
 
@@ -270,7 +316,7 @@ impl ChatService {
     /// Runs the queued turn that `finish_turn` has begun.
     fn start_next_queued(self: &Arc<Self>, finished: FinishOutcome) {
         let FinishOutcome { next, skipped } = finished;
-        self.abort_queued(&skipped);
+        self.end_skipped(&skipped);
         if let Some(next) = next {
             let permit = self.concurrency.acquire(&next.payer.user);
             self.spawn_turn(next, permit);
@@ -289,6 +335,17 @@ fn estimate_usage(record: &PromptRecord, tokens: u32) -> Usage {
         estimated: true,
         ..Usage::default()
     }
+}
+
+/// Reduces a reply to the beginning of its text.
+fn cut_reply(reply: &mut NewMessage) {
+    let content = &mut reply.body.content;
+    content.truncate(content.floor_char_boundary(CUT_REPLY_BYTES));
+    reply.body.parts = MessageParts::default();
+    reply.reply.status = Status::Interrupted;
+    reply.reply.finish_reason = Some(FinishReason::Length);
+    let code = ErrorKind::PayloadTooLarge.code().to_owned();
+    reply.reply.error = Some(MessageError { code, message: REPLY_CUT.to_owned() });
 }
 
 const fn reply_status(outcome: &ReplyOutcome) -> Status {
@@ -333,6 +390,7 @@ fn build_reply(
             finish_reason,
             error,
             usage: Some(usage),
+            imported: false,
         },
     }
 }

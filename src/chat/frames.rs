@@ -138,6 +138,8 @@ pub(super) struct FrameEncoder {
     next_frame: u64,
     /// First frame not yet returned by `take_frames`.
     first_untaken: u64,
+    /// Bytes of all frames that were taken.
+    taken_bytes: usize,
     buffer: Vec<u8>,
     log_only: Vec<u8>,
 }
@@ -151,7 +153,7 @@ impl FrameEncoder {
     pub(super) fn resume_after(turn_id: TurnId, last: u64) -> Self {
         let next_frame = last + 1;
         let (buffer, log_only) = (Vec::new(), Vec::new());
-        Self { turn_id, next_frame, first_untaken: next_frame, buffer, log_only }
+        Self { turn_id, next_frame, first_untaken: next_frame, taken_bytes: 0, buffer, log_only }
     }
 
     pub(super) fn write_frame(&mut self, frame: &StreamFrame<'_>) {
@@ -174,6 +176,11 @@ impl FrameEncoder {
         self.log_only.push(b'\n');
     }
 
+    /// Bytes of all frames of this encoder.
+    pub(super) fn written_bytes(&self) -> usize {
+        self.taken_bytes + self.buffer.len()
+    }
+
     fn begin_frame(&mut self) {
         let _ = write!(self.buffer, "id: {}:{}\ndata: ", self.turn_id, self.next_frame);
         self.next_frame += 1;
@@ -182,6 +189,7 @@ impl FrameEncoder {
     /// Returns the frames written since the last call.
     pub(super) fn take_frames(&mut self) -> FrameBatch {
         let first = std::mem::replace(&mut self.first_untaken, self.next_frame);
+        self.taken_bytes = self.written_bytes();
         FrameBatch {
             first,
             last: self.next_frame - 1,

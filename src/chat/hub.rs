@@ -4,13 +4,17 @@
 //! slow or disconnected reader affects neither the turn nor other readers. The buffer of an ended
 //! turn is kept for a minute so that a client whose connection broke near the end can resume.
 
+use super::empty_streams::{abort_frames_after, error_frames};
 use super::frames::{FrameBatch, StreamCursor};
+use super::reader_access::ReaderAccess;
 use crate::domain::{MessageId, SessionId, TurnId};
+use crate::error::Error;
 use crate::store::LogBatch;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -133,6 +137,28 @@ impl Hub {
         local.map(|buffer| buffer.turn_id.clone()).collect()
     }
 
+    /// Sessions of ended turns whose buffers are kept.
+    pub(super) fn ended_sessions(&self) -> HashSet<SessionId> {
+        let table = self.turns.lock();
+        table.ended.iter().map(|(.., buffer)| buffer.session_id.clone()).collect()
+    }
+
+    /// Forgets the turns of a deleted session: those that run are cancelled, and their readers get
+    /// no further frame. `turns` are the ones that were running or queued. Turns of a new session
+    /// under the same id go on.
+    pub(super) fn cut_off_session(&self, session: &SessionId, turns: &[TurnId]) {
+        let is_gone = |buffer: &TurnBuffer| {
+            buffer.session_id == *session && (buffer.is_ended() || turns.contains(&buffer.turn_id))
+        };
+        let mut table = self.turns.lock();
+        let gone = table.by_id.extract_if(|_, buffer| is_gone(buffer));
+        let gone: Vec<_> = gone.map(|(_, buffer)| buffer).collect();
+        drop(table);
+        for buffer in gone {
+            buffer.cut_off();
+        }
+    }
+
     /// Ends the buffers of queued and remote turns.
     pub(super) fn close_queued_and_remote(&self) {
         for buffer in
@@ -175,9 +201,11 @@ pub(super) struct TurnBuffer {
     pub(super) session_id: SessionId,
     pub(super) turn_id: TurnId,
     state: Mutex<BufferState>,
-    changed: Notify,
+    changed: Arc<Notify>,
     /// Stops the turn when cancelled.
     pub(super) cancel: CancellationToken,
+    /// Set when the session is deleted: nothing of the turn may be read any more.
+    is_cut_off: AtomicBool,
 }
 
 #[derive(Default)]
@@ -246,7 +274,21 @@ enum LogState {
 
 impl TurnBuffer {
     fn new(session_id: SessionId, turn_id: TurnId, cancel: CancellationToken) -> Self {
-        Self { session_id, turn_id, state: Mutex::default(), changed: Notify::new(), cancel }
+        Self {
+            session_id,
+            turn_id,
+            state: Mutex::default(),
+            changed: Arc::default(),
+            cancel,
+            is_cut_off: AtomicBool::new(false),
+        }
+    }
+
+    /// Cancels the turn and ends its readers before the frames that they have not read.
+    fn cut_off(&self) {
+        self.is_cut_off.store(true, Ordering::Release);
+        self.cancel.cancel();
+        self.changed.notify_waiters();
     }
 
     /// Appends frames and wakes the readers.
@@ -402,9 +444,10 @@ impl TurnBuffer {
         self.changed.notify_waiters();
     }
 
-    /// Closes the log and returns its last batch: the unlogged frames followed by `ending`. `None`
-    /// if nothing was logged; a turn that ends before its first flush has no log.
-    pub(super) async fn close_log(&self, ending: &FrameBatch) -> Option<LogBatch> {
+    /// Closes the log and returns its last batch: the unlogged frames followed by `ending`. Before
+    /// it the other batches must be written, which are few and usually none. `None` if nothing was
+    /// logged; a turn that ends before its first flush has no log.
+    pub(super) async fn close_log(&self, ending: &FrameBatch) -> (Vec<LogBatch>, Option<LogBatch>) {
         let mut state = loop {
             let changed = self.changed.notified();
             {
@@ -422,10 +465,15 @@ impl TurnBuffer {
             changed.await;
         };
         if state.log.batch_count == 0 {
-            return None;
+            return (Vec::new(), None);
         }
-        let LogBatch { number, frames } = state.take_unlogged(usize::MAX);
-        Some(LogBatch { number, frames: [frames, ending.log_bytes()].concat().into() })
+        let mut earlier = Vec::new();
+        let mut last = state.take_unlogged(MAX_BATCH_BYTES);
+        while state.log.unlogged_since.is_some() {
+            earlier.push(std::mem::replace(&mut last, state.take_unlogged(MAX_BATCH_BYTES)));
+        }
+        last.frames = [last.frames, ending.log_bytes()].concat().into();
+        (earlier, Some(last))
     }
 }
 
@@ -481,12 +529,18 @@ pub struct TurnReader {
     next_chunk: usize,
     /// Bytes of the next chunk that the client already has.
     skip_bytes: usize,
+    /// Number of the last frame that was read.
+    last_frame: u64,
+    /// `None` until [`TurnReader::with_access`].
+    access: Option<Arc<ReaderAccess>>,
+    /// Whether the last frames of a stream that was cut short have been read.
+    has_ended_early: bool,
 }
 
 impl TurnReader {
     /// Reads from the first frame.
     pub(super) fn new(buffer: Arc<TurnBuffer>) -> Self {
-        Self { buffer, next_chunk: 0, skip_bytes: 0 }
+        Self::at_position(buffer, 0, 0, 0)
     }
 
     /// Reads after `cursor`, or from the first frame if the cursor is of another turn or unknown.
@@ -508,13 +562,39 @@ impl TurnReader {
             position.map(|(_, position)| position)
         };
         let (next_chunk, skip_bytes) = position.unwrap_or_default();
-        Some(Self { buffer, next_chunk, skip_bytes })
+        let last_frame = cursor.filter(|_| position.is_some()).map_or(0, |cursor| cursor.frame);
+        Some(Self::at_position(buffer, next_chunk, skip_bytes, last_frame))
     }
 
     /// Reads only frames published from now on.
     pub(super) fn at_end(buffer: Arc<TurnBuffer>) -> Self {
-        let next_chunk = buffer.state.lock().chunks.len();
-        Self { buffer, next_chunk, skip_bytes: 0 }
+        let state = buffer.state.lock();
+        let next_chunk = state.chunks.len();
+        let last_frame = state.last_frame;
+        drop(state);
+        Self::at_position(buffer, next_chunk, 0, last_frame)
+    }
+
+    fn at_position(
+        buffer: Arc<TurnBuffer>,
+        next_chunk: usize,
+        skip_bytes: usize,
+        last_frame: u64,
+    ) -> Self {
+        let access = None;
+        Self { buffer, next_chunk, skip_bytes, last_frame, access, has_ended_early: false }
+    }
+
+    /// The session of the turn, and the notification of its readers; `None` for frames that are
+    /// complete, which are read at once.
+    pub(super) fn live_buffer(&self) -> Option<(SessionId, Arc<Notify>)> {
+        let TurnBuffer { session_id, changed, .. } = &*self.buffer;
+        (!session_id.as_str().is_empty()).then(|| (session_id.clone(), changed.clone()))
+    }
+
+    /// Ends with an error once `access` is revoked.
+    pub(super) fn with_access(self, access: Arc<ReaderAccess>) -> Self {
+        Self { access: Some(access), ..self }
     }
 
     /// Reads frames that are complete.
@@ -534,17 +614,37 @@ impl TurnReader {
     pub async fn next(&mut self) -> Option<Bytes> {
         loop {
             let changed = self.buffer.changed.notified();
+            // Before the frames: those that were published but not read are not delivered.
+            if let Some(ending) = self.early_ending() {
+                return (!std::mem::replace(&mut self.has_ended_early, true)).then_some(ending);
+            }
             {
                 let state = self.buffer.state.lock();
-                if let Some(frames) = state.chunks.get(self.next_chunk) {
-                    self.next_chunk += 1;
-                    return Some(frames.bytes.slice(std::mem::take(&mut self.skip_bytes)..));
-                }
-                if state.is_ended() {
-                    return None;
+                match state.chunks.get(self.next_chunk) {
+                    // The next check of the access wakes the reader.
+                    Some(_) if self.access.as_ref().is_some_and(|access| access.is_stale()) => {}
+                    Some(frames) => {
+                        self.next_chunk += 1;
+                        self.last_frame = frames.last;
+                        return Some(frames.bytes.slice(std::mem::take(&mut self.skip_bytes)..));
+                    }
+                    None if state.is_ended() => return None,
+                    None => {}
                 }
             }
             changed.await;
         }
+    }
+
+    /// The end of a stream whose reader may not go on.
+    fn early_ending(&self) -> Option<Bytes> {
+        let turn = || self.buffer.turn_id.clone();
+        let revoked = self.access.as_ref().filter(|access| access.is_revoked());
+        if revoked.is_some_and(|access| !access.is_session_gone()) {
+            let text = Error::session_not_found().message;
+            return Some(error_frames(turn(), self.last_frame + 1, &text).bytes);
+        }
+        let is_cut_off = self.buffer.is_cut_off.load(Ordering::Acquire);
+        (is_cut_off || revoked.is_some()).then(|| abort_frames_after(turn(), self.last_frame).bytes)
     }
 }

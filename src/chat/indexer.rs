@@ -5,9 +5,10 @@
 
 use super::ChatService;
 
+use crate::cpu_pool::run_cpu;
 use crate::domain::search::extract_index_words;
 use crate::domain::{Principal, SessionId};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::store::{IndexBacklog, MessageWords, SessionWords};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,6 +25,8 @@ const MERGE_INTERVAL: Duration = Duration::from_secs(10 * 60);
 const MERGE_SLICE: Duration = Duration::from_millis(200);
 /// How long shutdown spends on a pending merge.
 const FINAL_MERGE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long shutdown spends on the content of deleted sessions. The next start goes on with it.
+const FINAL_SWEEP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time between checks for sessions with outdated words after the rebuild is done. On MongoDB an
 /// instance of an older version may add some during an upgrade, or one may stop in the middle.
 const OUTDATED_CHECK_INTERVAL: Duration = Duration::from_secs(30);
@@ -70,7 +73,12 @@ impl ChatService {
             }
         }
         // Deleted text should not stay in the database file longer than necessary, so a pending
-        // merge is tried once more.
+        // sweep and merge are tried once more.
+        let sweep_ends_at = Instant::now() + FINAL_SWEEP_TIMEOUT;
+        while Instant::now() < sweep_ends_at && matches!(self.store.sweep_remains().await, Ok(true))
+        {
+            self.needs_index_merge.store(true, Ordering::Relaxed);
+        }
         if is_merging || self.needs_index_merge.load(Ordering::Relaxed) {
             self.merge_index(true, FINAL_MERGE_TIMEOUT).await;
         }
@@ -209,7 +217,7 @@ impl ChatService {
             SessionWords { messages: words.collect(), session: chunk.session, after_seq: after }
         };
         // Splitting up to a mebibyte of text takes CPU time.
-        tokio::task::spawn_blocking(words).await.map_err(Error::internal)
+        run_cpu(words).await
     }
 }
 

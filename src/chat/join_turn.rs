@@ -9,6 +9,7 @@ use crate::domain::principal::AccessLevel;
 use crate::domain::{Message, Principal, Session, SessionId, TurnId, tool};
 use crate::error::Result;
 use bytes::Bytes;
+use std::time::Instant;
 
 impl ChatService {
     /// Reader for the session's running turn, after the frame named by `cursor` or from the start.
@@ -21,7 +22,17 @@ impl ChatService {
         session: &SessionId,
         cursor: Option<&StreamCursor>,
     ) -> Result<Option<TurnReader>> {
+        let checked_at = Instant::now();
         let session = self.store.get_session(principal, session, AccessLevel::Participant).await?;
+        let reader = self.find_turn_reader(&session, cursor).await?;
+        Ok(reader.map(|reader| self.access_watch.watch_reader(principal, reader, checked_at)))
+    }
+
+    async fn find_turn_reader(
+        &self,
+        session: &Session,
+        cursor: Option<&StreamCursor>,
+    ) -> Result<Option<TurnReader>> {
         let running = session.active_turn.as_ref().map(|turn| &turn.turn_id);
         let Some(turn) = running.or(cursor.map(|cursor| &cursor.turn_id)) else { return Ok(None) };
         // A buffer here is the fast path. For a turn of another instance the buffer is only as

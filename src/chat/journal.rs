@@ -5,6 +5,7 @@ use super::ChatService;
 use super::hub::{ENDED_TTL, TurnBuffer};
 use crate::clock;
 use crate::domain::Timestamp;
+use crate::error::ErrorKind;
 use crate::store::TurnLogEntry;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,11 +74,16 @@ impl ChatService {
 
     async fn write_batches(&self, batches: &[(TurnLogEntry, Arc<TurnBuffer>)]) {
         let entries: Vec<_> = batches.iter().map(|(entry, _)| entry.clone()).collect();
-        // Retried without limit: finishing these turns waits for this write, and could not be
-        // stored either while the store is down.
+        // Retried without limit while the store is down: finishing these turns waits for this
+        // write, and could not be stored either.
         let lost = loop {
             match self.store.append_log(entries.clone()).await {
                 Ok(lost) => break lost,
+                // Retrying would not help. These turns end with what they have so far.
+                Err(error) if error.kind != ErrorKind::StoreUnavailable => {
+                    tracing::error!(error = %error.chain(), "writing the turn log failed, ending turns");
+                    break entries.iter().map(|entry| entry.turn_id.clone()).collect();
+                }
                 Err(error) => {
                     tracing::warn!(error = %error.chain(), "writing the turn log failed, retrying");
                     sleep(RETRY_DELAY).await;

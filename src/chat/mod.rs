@@ -4,6 +4,7 @@
 //! turn until its reply is stored. The caller gets a [`TurnReader`]; a reader that disconnects does
 //! not affect the turn. Called by `http`; knows neither routes nor databases.
 
+mod access_watch;
 mod background_call;
 mod cache_key;
 mod cancel_turns;
@@ -16,8 +17,10 @@ mod finish_turn;
 mod frames;
 mod hub;
 mod indexer;
+mod invitations;
 mod join_turn;
 mod journal;
+mod reader_access;
 mod recovery;
 mod relay;
 mod reply_stream;
@@ -39,16 +42,19 @@ pub use events::EventReader;
 pub use frames::StreamCursor;
 pub use hub::TurnReader;
 pub use reply_stream::{Passthrough, ReplyEvent, ReplyStream, stopped_error};
+pub use retention::RetentionPolicy;
 pub use search::ResolvedSearchHit;
 pub use start_turn::{CallerStatus, PrecedingMessage, TurnIntent, TurnRequest};
 pub use stateless::MeteredCall;
 pub use usage_policy::UsagePolicy;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::fair_pool::inherit_owner;
 use crate::memory::Memory;
 use crate::prompts::PromptTemplates;
 use crate::provider::Provider;
 use crate::store::{LeaseHolder, Store};
+use access_watch::AccessWatch;
 use events::EventBroker;
 use hub::Hub;
 use journal::Journal;
@@ -78,6 +84,7 @@ pub struct ChatService {
     hub: Hub,
     journal: Journal,
     events: EventBroker,
+    access_watch: AccessWatch,
     /// Tracks every running turn, so that [`ChatService::drain`] can wait for all of them.
     turn_tasks: TaskTracker,
     usage_policy: UsagePolicy,
@@ -124,6 +131,7 @@ impl ChatService {
             hub: Hub::default(),
             journal: Journal::default(),
             events,
+            access_watch: AccessWatch::default(),
             turn_tasks: TaskTracker::new(),
             usage_policy: UsagePolicy::default(),
             concurrency: ConcurrencyLimiter::default(),
@@ -190,7 +198,7 @@ impl ChatService {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        tokio::spawn(work).await.map_err(Error::internal)?
+        tokio::spawn(inherit_owner(work)).await.map_err(Error::internal)?
     }
 }
 

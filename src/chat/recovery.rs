@@ -71,7 +71,7 @@ impl ChatService {
             && let FinishOutcome { next, skipped } =
                 self.store.begin_queued_turn(&self.lease_holder, clock::now()).await?
         {
-            self.abort_queued(&skipped);
+            self.end_skipped(&skipped);
             let Some(started) = next else { break };
             let permit = self.concurrency.acquire(&started.payer.user);
             self.spawn_turn(started, permit);
@@ -144,7 +144,7 @@ impl ChatService {
         };
         let last_batch = LogBatch { number: next_batch, frames: transcript.take_frames().bytes };
         let instance = lease_holder.instance.clone();
-        let finish = FinishTurn {
+        let mut finish = FinishTurn {
             session_id: session_id.clone(),
             turn_id: turn.turn_id.clone(),
             lease_holder,
@@ -158,7 +158,7 @@ impl ChatService {
             next_lease_holder: None,
         };
         // `None`: another instance has ended the turn, or the session was deleted.
-        if self.store.finish_turn(finish).await?.is_some() {
+        if self.finish_stored_turn(&mut finish).await?.is_some() {
             tracing::warn!(
                 turn.id = %turn.turn_id,
                 session.id = %session_id,

@@ -6,13 +6,14 @@ use super::run_turn::unsupported_content_message;
 use super::stateless::estimate_text_bytes;
 use super::{ChatService, MeteredCall, TurnReader, TurnRequest, shutting_down_error};
 use crate::domain::message::{CallOrigin, FinishReason};
+use crate::domain::principal::AccessLevel;
 use crate::domain::{MessageId, Principal, SessionId, TurnId, Usage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::{Prompt, ProviderError, ProviderEvent, ProviderEvents, RawResponse};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, Fuse, StreamExt};
 use serde::Deserialize;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 /// An event of a reply. Nothing follows `Finished`, `Stopped` or `Failed`.
@@ -63,6 +64,7 @@ impl ChatService {
     /// does not affect the turn.
     pub async fn stream_turn(self: &Arc<Self>, request: TurnRequest) -> Result<ReplyStream> {
         let principal = request.principal.clone();
+        let target = request.session.id().clone();
         let mut reader = self.start_turn(request).await?;
         let mut frames: VecDeque<ReplyFrame> = VecDeque::new();
         let (mut reply, mut turn) = (None::<String>, None);
@@ -80,6 +82,13 @@ impl ChatService {
                         turn = Some(TurnId::new_unchecked(message_metadata.turn_id.as_str()));
                     }
                     ReplyFrame::DataSession { data } => session = Some(data),
+                    // A turn that was removed from the queue ends without a start.
+                    ReplyFrame::Abort | ReplyFrame::Error { .. } if session.is_none() => {
+                        self.store
+                            .get_session(&principal, &target, AccessLevel::Participant)
+                            .await?;
+                        return Err(stopped_error());
+                    }
                     _ => {}
                 }
             }
@@ -116,10 +125,10 @@ impl ChatService {
         let state = ProviderEventStream {
             events,
             pending: VecDeque::new(),
-            call_ids: Vec::new(),
+            calls: Vec::new(),
+            calls_by_index: HashMap::new(),
             endpoint: self.provider.endpoint().to_owned(),
             model: prompt.model.clone(),
-            calls_without_input: Vec::new(),
             finish: FinishState::default(),
             call,
         };
@@ -167,7 +176,11 @@ impl ChatService {
         reply: &MessageId,
         sentence: String,
     ) -> Error {
-        let stored = self.store.get_message(principal, session, reply).await.ok();
+        let stored = match self.store.get_message(principal, session, reply).await {
+            // The stream has ended because its reader lost access, or because of a deletion.
+            Err(error) if error.kind == ErrorKind::SessionNotFound => return error,
+            stored => stored.ok(),
+        };
         let code = stored.and_then(|message| message.error).map(|error| error.code);
         Error::new(ErrorKind::from_code(code.as_deref().unwrap_or_default()), sentence)
     }
@@ -371,15 +384,19 @@ impl PassthroughBody {
 struct ProviderEventStream {
     events: ProviderEvents,
     pending: VecDeque<ReplyEvent>,
-    /// Provider index and id of each call.
-    call_ids: Vec<(u32, String)>,
+    calls: Vec<OpenCall>,
+    /// The position of the latest call with a provider's index.
+    calls_by_index: HashMap<u32, usize>,
     /// Names of the endpoint and of the requested model.
     endpoint: String,
     model: String,
-    /// Ids of calls that have received no arguments.
-    calls_without_input: Vec<String>,
     finish: FinishState,
     call: MeteredCall,
+}
+
+struct OpenCall {
+    id: String,
+    has_input: bool,
 }
 
 /// The tag that most models write after their thoughts.
@@ -440,7 +457,7 @@ impl ProviderEventStream {
                 self.pending.push_back(ReplyEvent::Reasoning(text));
             }
             ProviderEvent::ToolCall { index, name, provider_id, opaque_data } => {
-                let id = self.call.derive_call_id(self.call_ids.len());
+                let id = self.call.derive_call_id(self.calls.len());
                 let origin = CallOrigin {
                     provider: self.endpoint.clone(),
                     model: self.model.clone(),
@@ -448,16 +465,16 @@ impl ProviderEventStream {
                     opaque_data,
                 };
                 self.finish.call_origins.push((id.clone(), origin));
-                self.call_ids.push((index, id.clone()));
-                self.calls_without_input.push(id.clone());
+                self.calls_by_index.insert(index, self.calls.len());
+                self.calls.push(OpenCall { id: id.clone(), has_input: false });
                 self.pending.push_back(ReplyEvent::ToolCall { id, name });
             }
             ProviderEvent::ToolInput { index, delta } => {
-                let call = self.call_ids.iter().rfind(|(known, _)| *known == index);
                 self.call.record_output(&delta);
-                self.calls_without_input.retain(|id| call.is_none_or(|(_, call_id)| call_id != id));
-                let event = call.map(|(_, id)| ReplyEvent::ToolInput { id: id.clone(), delta });
-                self.pending.extend(event);
+                let Some(at) = self.calls_by_index.get(&index) else { return };
+                let call = &mut self.calls[*at];
+                call.has_input = true;
+                self.pending.push_back(ReplyEvent::ToolInput { id: call.id.clone(), delta });
             }
             ProviderEvent::Usage(usage) => {
                 self.call.record_usage(usage);
@@ -466,9 +483,8 @@ impl ProviderEventStream {
             ProviderEvent::Model(model) => self.finish.model = Some(model),
             ProviderEvent::ToolCallData { index, opaque_data } => {
                 // Both lists have the calls in the same order.
-                let place = self.call_ids.iter().rposition(|(known, _)| *known == index);
-                if let Some(place) = place {
-                    self.finish.call_origins[place].1.opaque_data = Some(opaque_data);
+                if let Some(at) = self.calls_by_index.get(&index) {
+                    self.finish.call_origins[*at].1.opaque_data = Some(opaque_data);
                 }
             }
             // The text was passed on already, so the client gets the tag that ends it.
@@ -482,8 +498,10 @@ impl ProviderEventStream {
             ProviderEvent::Finish(reason) => {
                 self.finish.reason = Some(reason);
                 // Clients expect valid JSON, also for calls without arguments.
-                for id in std::mem::take(&mut self.calls_without_input) {
-                    self.pending.push_back(ReplyEvent::ToolInput { id, delta: "{}".to_owned() });
+                for call in self.calls.iter_mut().filter(|call| !call.has_input) {
+                    call.has_input = true;
+                    let (id, delta) = (call.id.clone(), "{}".to_owned());
+                    self.pending.push_back(ReplyEvent::ToolInput { id, delta });
                 }
             }
         }

@@ -16,6 +16,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::time::Instant;
 
 impl ChatService {
     /// Starts a turn like [`ChatService::stream_turn`] and stores its request.
@@ -80,7 +81,9 @@ impl ChatService {
                 serde_json::from_str(recording).map_err(Error::store_unavailable)?;
             return Ok(stream::iter(events.into_iter().map(ReplyEvent::from)).boxed());
         }
+        let checked_at = Instant::now();
         let reader = self.open_response_reader(principal, session, response).await?;
+        let reader = self.access_watch.watch_reader(principal, reader, checked_at);
         Ok(TurnEventStream::new(self, principal, session, &response.reply_id, reader).into_stream())
     }
 
@@ -158,7 +161,7 @@ enum RecordedEvent {
     Failed { code: String, message: String },
 }
 
-/// `None` for a shutdown: that is an end of this stream, not of the reply.
+/// `None` for a shutdown or lost access: that is an end of this stream, not of the reply.
 fn record_event(event: ReplyEvent) -> Option<RecordedEvent> {
     Some(match event {
         ReplyEvent::Text(text) => RecordedEvent::Text(text),
@@ -169,7 +172,11 @@ fn record_event(event: ReplyEvent) -> Option<RecordedEvent> {
             RecordedEvent::Finished { reason, model, usage }
         }
         ReplyEvent::Stopped => RecordedEvent::Stopped,
-        ReplyEvent::Failed(error) if error.kind == ErrorKind::ShuttingDown => return None,
+        ReplyEvent::Failed(error)
+            if matches!(error.kind, ErrorKind::ShuttingDown | ErrorKind::SessionNotFound) =>
+        {
+            return None;
+        }
         ReplyEvent::Failed(error) => RecordedEvent::Failed {
             code: error.kind.code().to_owned(),
             message: error.message.into_owned(),

@@ -27,6 +27,7 @@ impl ChatService {
             let (session, is_new) = chat.store.create_session(&principal, new, now).await?;
             if is_new {
                 chat.events.publish(&session.id, SessionEventKind::Created);
+                chat.publish_invitations(&session);
             }
             Ok((session, is_new))
         })
@@ -93,10 +94,17 @@ impl ChatService {
                 .status
                 .as_ref()
                 .is_some_and(|status| status.is_closed() || status.is_agent_assigned());
-            let is_empty = change.is_empty();
+            let is_shared = change.changes_shared_fields();
+            let is_placed = change.changes_placement();
+            let has_participants = change.participants.is_some();
             let session = chat.store.update_session(&principal, &id, change, if_match, now).await?;
-            if !is_empty {
+            if is_shared {
                 chat.events.publish(&id, SessionEventKind::Changed);
+            } else if is_placed {
+                chat.publish_placement(&session, &principal);
+            }
+            if has_participants {
+                chat.publish_invitations(&session);
             }
             // Cancelled after the change is committed: from then on no new turn can start, so none
             // can slip in between.
@@ -178,6 +186,7 @@ impl ChatService {
     pub fn publish_import(&self, imported: &ImportOutcome) {
         let ImportOutcome { session_id, added_messages: messages, .. } = imported;
         self.events.publish(session_id, SessionEventKind::Imported { messages: *messages });
+        self.events.publish(session_id, SessionEventKind::Invited);
     }
 
     /// Publishes a stored message, and a session change if the message gave the session its title.

@@ -1,12 +1,13 @@
 //! Turns a request into a running turn: everything decided before the first byte is sent.
 
 use super::ChatService;
-use super::empty_streams::{aborted_stream, human_takeover_stream};
+use super::empty_streams::{aborted_stream, error_frames, human_takeover_stream};
 use super::events::SessionEventKind;
 use super::hub::{TurnBuffer, TurnReader};
 use super::transcript::StreamHeader;
 use super::usage_policy::ConcurrencyPermit;
 use crate::clock;
+use crate::cpu_pool::run_cpu;
 use crate::domain::attachment::render_text_and_images;
 use crate::domain::content::MessageBody;
 use crate::domain::key::KeyId;
@@ -17,15 +18,17 @@ use crate::domain::session::SessionSettings;
 use crate::domain::tool::NewToolResult;
 use crate::domain::{MessageId, Principal, ProjectId, Role, Session, SessionId, TurnId};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fair_pool::{inherit_owner, run_as};
 use crate::memory::{PlanInput, tokens};
 use crate::store::{
     AdmissionCheck, BeginOutcome, BeginTurn, DuplicateIdPolicy, IdempotencyKey, MessageParent,
-    NewMessage, OnBusy, PriorResult, ReplyFields, SessionTarget, StartedTurn, TurnInput, TurnSpec,
+    NewMessage, OnBusy, PriorResult, ReplyFields, SessionTarget, SkippedTurn, StartedTurn,
+    TurnInput, TurnSpec,
 };
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 /// How long a message sent with `onBusy: interrupt` waits for the running turn to end.
@@ -107,12 +110,15 @@ impl ChatService {
         let chat = self.clone();
         // A client may disconnect at any await. `begin_turn` must still complete and start its
         // turn, or a committed claim would be left without a runner.
-        let task = tokio::spawn(async move {
+        let principal = request.principal.clone();
+        let checked_at = Instant::now();
+        let task = tokio::spawn(inherit_owner(async move {
             let _token = token;
             let request = chat.resolve_tool_results(request).await?;
             chat.begin_turn(request).await
-        });
-        task.await.map_err(Error::internal)?
+        }));
+        let reader = task.await.map_err(Error::internal)??;
+        Ok(self.access_watch.watch_reader(&principal, reader, checked_at))
     }
 
     async fn begin_turn(self: &Arc<Self>, request: TurnRequest) -> Result<TurnReader> {
@@ -324,7 +330,7 @@ impl ChatService {
             memory.plan_prompt(&settings, Some(input)).map(|_| ())
         };
         // Tokenizing a large message takes milliseconds of CPU.
-        tokio::task::spawn_blocking(count).await.map_err(Error::internal)?
+        run_cpu(count).await?
     }
 
     /// Text and parts of the user message that `reply`, or the last reply, answers.
@@ -357,7 +363,8 @@ impl ChatService {
         let chat = self.clone();
         // Created before the task starts, so that this reader sees the first frame.
         let reader = TurnReader::new(buffer.clone());
-        self.turn_tasks.spawn(async move {
+        let owner = started.session.owner.clone();
+        self.turn_tasks.spawn(run_as(owner, async move {
             let turn = chat.clone().run_turn(*started, buffer.clone(), title, permit);
             if AssertUnwindSafe(turn).catch_unwind().await.is_err() {
                 // A bug in `finish_turn`. The session stays claimed until recovery ends the turn,
@@ -365,7 +372,7 @@ impl ChatService {
                 tracing::error!(turn.id = %buffer.turn_id, "turn panicked while finishing");
                 chat.hub.close_buffer(&buffer);
             }
-        });
+        }));
         reader
     }
 
@@ -469,6 +476,20 @@ impl ChatService {
                 let intent = TurnIntent::Regenerate { reply_id: Some(id) };
                 let request = TurnRequest { intent, idempotency_key: None, ..request };
                 Box::pin(self.begin_turn(request)).await
+            }
+        }
+    }
+
+    /// Ends the streams of queued turns that were skipped. A sender who has lost access gets the
+    /// error that the request would get now.
+    pub(super) fn end_skipped(&self, skipped: &[SkippedTurn]) {
+        for SkippedTurn { turn_id, has_lost_access } in skipped {
+            if !has_lost_access {
+                self.abort_queued(std::slice::from_ref(turn_id));
+            } else if let Some(buffer) = self.hub.find_buffer(turn_id) {
+                let text = Error::session_not_found().message;
+                buffer.publish_frames(error_frames(turn_id.clone(), 1, &text));
+                self.hub.close_buffer(&buffer);
             }
         }
     }

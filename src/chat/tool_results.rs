@@ -28,6 +28,7 @@ impl ChatService {
                     view: MessageView::Path,
                     slice: MessageSlice::Newest,
                     limit: MAX_LOOKBACK_MESSAGES,
+                    with_siblings: false,
                 };
                 self.store
                     .list_messages(&request.principal, request.session.id(), query)

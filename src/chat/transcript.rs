@@ -15,13 +15,17 @@ use crate::domain::content::MessageBody;
 use crate::domain::message::{CallOrigin, FinishReason, MessagePart, MessageParts};
 use crate::domain::tool::{self, ToolCall};
 use crate::domain::{MessageId, MessageType, SessionId, TurnId, Usage};
-use crate::provider::ProviderEvent;
+use crate::provider::{MAX_REPLY_BYTES, PART_OVERHEAD_BYTES, ProviderEvent};
 use serde_json::Value;
+use std::collections::{HashMap, HashSet};
 use std::mem;
 
-/// Maximum size of a reply with its function calls, in bytes. Texts may be stored twice, in the
-/// content and among the parts, and a MongoDB document holds 16 MiB.
-const MAX_REPLY_BYTES: usize = 4 << 20;
+/// Maximum size of the frames of a reply, in bytes. They are kept in memory until the turn ends,
+/// and a short delta takes a hundred times its length.
+const MAX_STREAM_BYTES: usize = 32 << 20;
+
+/// Maximum number of calls in a reply: a message has room for the results of as many.
+const MAX_CALLS: usize = 1_000;
 
 /// Maximum size of a provider's data of one call, in bytes.
 const MAX_OPAQUE_BYTES: usize = 1 << 20;
@@ -53,7 +57,13 @@ pub(super) struct Transcript {
     part_id: String,
     /// If a part is open, it is the last one, apart from sources.
     parts: Vec<ReplyPart>,
-    /// Bytes of texts and calls.
+    counts: PartCounts,
+    /// The position of each call in `parts`, by its id.
+    calls_by_id: HashMap<String, usize>,
+    /// The position of the latest call with an index: an index may be used again.
+    calls_by_index: HashMap<u32, usize>,
+    source_urls: HashSet<String>,
+    /// Bytes of all parts.
     size: usize,
     /// The first content that could not be read, by its vendor's name.
     unsupported: Option<String>,
@@ -65,10 +75,17 @@ pub(super) struct Transcript {
     answering: Option<AnsweringModel>,
 }
 
+/// The number of parts of each kind.
+#[derive(Debug, Default)]
+struct PartCounts {
+    texts: usize,
+    reasonings: usize,
+    calls: usize,
+    sources: usize,
+}
+
 #[derive(Debug)]
 struct PartialCall {
-    /// The provider's number of the call.
-    index: u32,
     call: ToolCall,
     data: ProviderData,
     /// Whether the model finished its arguments.
@@ -160,6 +177,10 @@ impl Transcript {
             open_part: OpenPart::None,
             part_id: String::new(),
             parts: Vec::new(),
+            counts: PartCounts::default(),
+            calls_by_id: HashMap::new(),
+            calls_by_index: HashMap::new(),
+            source_urls: HashSet::new(),
             size: 0,
             unsupported: None,
             usage: None,
@@ -176,33 +197,27 @@ impl Transcript {
 
     pub(super) fn apply_events(&mut self, events: Vec<ProviderEvent>) {
         for event in events {
+            let bytes = event.reply_bytes();
             match event {
-                ProviderEvent::Text(delta) => {
-                    let delta = self.fit_delta(delta);
-                    self.switch_part(OpenPart::Text);
-                    self.encoder
-                        .write_frame(&StreamFrame::TextDelta { id: &self.part_id, delta: &delta });
-                    self.append_delta(delta);
-                }
-                ProviderEvent::Reasoning(delta) => {
-                    let delta = self.fit_delta(delta);
-                    self.switch_part(OpenPart::Reasoning);
-                    self.encoder.write_frame(&StreamFrame::ReasoningDelta {
-                        id: &self.part_id,
-                        delta: &delta,
-                    });
-                    self.append_delta(delta);
-                }
+                ProviderEvent::Text(delta) => self.push_delta(OpenPart::Text, delta),
+                ProviderEvent::Reasoning(delta) => self.push_delta(OpenPart::Reasoning, delta),
                 ProviderEvent::ThoughtsEnd => self.end_thoughts(),
                 ProviderEvent::ToolCall { index, provider_id, name, opaque_data } => {
-                    let id = tool::derive_call_id(&self.turn_id, self.calls().count());
+                    if self.counts.calls == MAX_CALLS {
+                        self.size = MAX_REPLY_BYTES;
+                    }
+                    if !self.claim_bytes(bytes) {
+                        continue;
+                    }
+                    let id = tool::derive_call_id(&self.turn_id, self.counts.calls);
                     let opaque_data = opaque_data.and_then(|data| self.fit_opaque_data(data));
                     let data = ProviderData { call_id: provider_id, opaque_data };
                     self.begin_call(index, id, name, data);
                 }
                 ProviderEvent::ToolCallData { index, opaque_data } => {
                     let Some(opaque_data) = self.fit_opaque_data(opaque_data) else { continue };
-                    if let Some(PartialCall { call, data, .. }) = self.find_call_mut(index) {
+                    let at = self.calls_by_index.get(&index).copied();
+                    if let Some(PartialCall { call, data, .. }) = self.call_at(at) {
                         if let Some(origin) = &mut call.origin {
                             origin.opaque_data = Some(opaque_data.clone());
                         }
@@ -211,7 +226,9 @@ impl Transcript {
                 }
                 ProviderEvent::ToolInput { index, delta } => {
                     let delta = self.fit_delta(delta);
-                    self.append_call_input(index, &delta);
+                    if !delta.is_empty() {
+                        self.append_call_input(index, &delta);
+                    }
                 }
                 ProviderEvent::Source { url, title } => self.push_source(url, title),
                 ProviderEvent::Unsupported(kind) => {
@@ -236,11 +253,22 @@ impl Transcript {
         }
     }
 
-    fn calls(&self) -> impl Iterator<Item = &PartialCall> {
-        self.parts.iter().filter_map(|part| match part {
-            ReplyPart::Call(call) => Some(call),
-            _ => None,
-        })
+    /// Adds a delta of a text or of reasoning, and its frames.
+    fn push_delta(&mut self, part: OpenPart, delta: String) {
+        if delta.is_empty() || self.is_full() {
+            return;
+        }
+        if self.open_part != part && !self.claim_bytes(PART_OVERHEAD_BYTES) {
+            return;
+        }
+        let delta = self.fit_delta(delta);
+        self.switch_part(part);
+        let id = &self.part_id;
+        self.encoder.write_frame(&match part {
+            OpenPart::Reasoning => StreamFrame::ReasoningDelta { id, delta: &delta },
+            OpenPart::Text | OpenPart::None => StreamFrame::TextDelta { id, delta: &delta },
+        });
+        self.append_delta(delta);
     }
 
     /// Appends to the open part.
@@ -272,21 +300,22 @@ impl Transcript {
                 *part = ReplyPart::Reasoning(mem::take(text));
             }
         }
+        self.counts.reasonings += mem::take(&mut self.counts.texts);
     }
 
     /// Adds a cited page. Some servers repeat the list of pages in each chunk.
     fn push_source(&mut self, url: String, title: Option<String>) {
-        let is_known = |part: &ReplyPart| matches!(part, ReplyPart::Source { url: known, .. } if *known == url);
-        if self.parts.iter().any(is_known) {
+        let bytes = PART_OVERHEAD_BYTES + url.len() + title.as_ref().map_or(0, String::len);
+        if self.source_urls.contains(&url) || !self.claim_bytes(bytes) {
             return;
         }
-        let number =
-            self.parts.iter().filter(|part| matches!(part, ReplyPart::Source { .. })).count();
         self.encoder.write_frame(&StreamFrame::SourceUrl {
-            source_id: &source_id(number),
+            source_id: &source_id(self.counts.sources),
             url: &url,
             title: title.as_deref(),
         });
+        self.source_urls.insert(url.clone());
+        self.counts.sources += 1;
         self.parts.push(ReplyPart::Source { url, title });
     }
 
@@ -298,12 +327,16 @@ impl Transcript {
     }
 
     fn push_call(&mut self, index: u32, id: String, name: String, data: ProviderData) {
+        self.calls_by_id.insert(id.clone(), self.parts.len());
+        self.calls_by_index.insert(index, self.parts.len());
+        self.counts.calls += 1;
         let call = ToolCall { id, name, input: String::new(), origin: None };
-        self.parts.push(ReplyPart::Call(PartialCall { index, call, data, is_complete: false }));
+        self.parts.push(ReplyPart::Call(PartialCall { call, data, is_complete: false }));
     }
 
     fn append_call_input(&mut self, index: u32, delta: &str) {
-        let Some(partial) = self.find_call_mut(index) else { return };
+        let at = self.calls_by_index.get(&index).copied();
+        let Some(partial) = self.call_at(at) else { return };
         partial.call.input.push_str(delta);
         let id = partial.call.id.clone();
         let frame = StreamFrame::ToolInputDelta { tool_call_id: &id, input_text_delta: delta };
@@ -311,18 +344,15 @@ impl Transcript {
     }
 
     fn find_call_by_id(&mut self, id: &str) -> Option<&mut PartialCall> {
-        self.parts.iter_mut().find_map(|part| match part {
-            ReplyPart::Call(call) if call.call.id == id => Some(call),
-            _ => None,
-        })
+        let at = self.calls_by_id.get(id).copied();
+        self.call_at(at)
     }
 
-    /// The latest call with this index, if an index is used again.
-    fn find_call_mut(&mut self, index: u32) -> Option<&mut PartialCall> {
-        self.parts.iter_mut().rev().find_map(|part| match part {
-            ReplyPart::Call(call) if call.index == index => Some(call),
+    fn call_at(&mut self, position: Option<usize>) -> Option<&mut PartialCall> {
+        match self.parts.get_mut(position?) {
+            Some(ReplyPart::Call(call)) => Some(call),
             _ => None,
-        })
+        }
     }
 
     /// Completes the open calls once the model asks for them to be executed. Calls of a reply that
@@ -378,22 +408,14 @@ impl Transcript {
             return;
         }
         self.close_part();
-        let is_same = |other: &&ReplyPart| {
-            matches!(
-                (part, other),
-                (OpenPart::Text, ReplyPart::Text(_))
-                    | (OpenPart::Reasoning, ReplyPart::Reasoning(_))
-            )
-        };
-        let number = self.parts.iter().filter(is_same).count() + 1;
         match part {
             OpenPart::None => {}
             OpenPart::Text => {
-                self.open_part(part, format!("text-{number}"));
+                self.open_part(part, format!("text-{}", self.counts.texts + 1));
                 self.encoder.write_frame(&StreamFrame::TextStart { id: &self.part_id });
             }
             OpenPart::Reasoning => {
-                self.open_part(part, format!("reasoning-{number}"));
+                self.open_part(part, format!("reasoning-{}", self.counts.reasonings + 1));
                 self.encoder.write_frame(&StreamFrame::ReasoningStart { id: &self.part_id });
             }
         }
@@ -404,8 +426,14 @@ impl Transcript {
         self.part_id = id;
         match part {
             OpenPart::None => {}
-            OpenPart::Text => self.parts.push(ReplyPart::Text(String::new())),
-            OpenPart::Reasoning => self.parts.push(ReplyPart::Reasoning(String::new())),
+            OpenPart::Text => {
+                self.counts.texts += 1;
+                self.parts.push(ReplyPart::Text(String::new()));
+            }
+            OpenPart::Reasoning => {
+                self.counts.reasonings += 1;
+                self.parts.push(ReplyPart::Reasoning(String::new()));
+            }
         }
     }
 
@@ -524,8 +552,16 @@ impl Transcript {
     }
 
     /// Whether the reply has its maximum size. Further deltas are dropped.
-    pub(super) const fn is_full(&self) -> bool {
-        self.size >= MAX_REPLY_BYTES
+    pub(super) fn is_full(&self) -> bool {
+        self.size >= MAX_REPLY_BYTES || self.encoder.written_bytes() >= MAX_STREAM_BYTES
+    }
+
+    /// Counts bytes of a part. `false` if the reply has no room for them: then it is full.
+    fn claim_bytes(&mut self, bytes: usize) -> bool {
+        let size = self.size.saturating_add(bytes);
+        let fits = size <= MAX_REPLY_BYTES && !self.is_full();
+        self.size = size.min(MAX_REPLY_BYTES);
+        fits
     }
 
     /// The part of a delta that the reply has room for.
@@ -545,9 +581,13 @@ impl Transcript {
     /// Data of a call that the reply has room for. Without it the model may refuse the results of
     /// the call, but the reply can be stored.
     fn fit_opaque_data(&mut self, data: Value) -> Option<Value> {
-        let size = data.to_string().len();
-        if size > MAX_OPAQUE_BYTES || self.size + size > MAX_REPLY_BYTES {
-            tracing::warn!(turn.id = %self.turn_id, bytes = size, "provider's data of a call is too large, dropped");
+        let text = data.to_string();
+        let size = text.len();
+        if size > MAX_OPAQUE_BYTES
+            || self.size + size > MAX_REPLY_BYTES
+            || !tool::is_storable_data(&text)
+        {
+            tracing::warn!(turn.id = %self.turn_id, bytes = size, "provider's data of a call is too large or too deep, dropped");
             return None;
         }
         self.size += size;
@@ -575,213 +615,4 @@ fn source_id(number: usize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn run_transcript(batches: Vec<Vec<ProviderEvent>>) -> (Transcript, Vec<Value>) {
-        let session_id = SessionId::new_unchecked("s");
-        let message_id = MessageId::new_unchecked("reply");
-        let user_message_id = MessageId::new_unchecked("question");
-        let header = StreamHeader {
-            message_id: &message_id,
-            continues: None,
-            session_id: &session_id,
-            title: "Title",
-            user_message_id: &user_message_id,
-        };
-        let mut transcript = Transcript::begin_stream(TurnId::new_unchecked("t"), &header);
-        for batch in batches {
-            transcript.apply_events(batch);
-        }
-        let reason = transcript.finish_reason().unwrap_or(FinishReason::Other);
-        transcript.end_stream(StreamEnd::Finish {
-            reason,
-            model: Some("m"),
-            usage: None,
-            memory: None,
-        });
-        let bytes = transcript.take_frames().bytes;
-        let frames = std::str::from_utf8(&bytes)
-            .unwrap()
-            .split_terminator("\n\n")
-            .enumerate()
-            .map(|(index, frame)| {
-                let (id, data) = frame.split_once('\n').unwrap();
-                assert_eq!(id, format!("id: t:{}", index + 1));
-                let data = data.strip_prefix("data: ").unwrap();
-                serde_json::from_str(data).unwrap_or_else(|_| Value::from(data))
-            })
-            .collect();
-        (transcript, frames)
-    }
-
-    fn text_event(text: &str) -> ProviderEvent {
-        ProviderEvent::Text(text.to_owned())
-    }
-
-    #[test]
-    fn plain_reply_frames_follow_protocol_order() {
-        let (_, frames) = run_transcript(vec![
-            vec![text_event("Hel"), text_event("lo")],
-            vec![ProviderEvent::Finish(FinishReason::Stop)],
-        ]);
-        insta::assert_json_snapshot!(frames);
-    }
-
-    #[test]
-    fn reasoning_is_stored_apart_from_text() {
-        let thought = |text: &str| ProviderEvent::Reasoning(text.to_owned());
-        let (transcript, frames) =
-            run_transcript(vec![vec![thought("hm "), thought("yes"), text_event("Yes.")]]);
-        let kinds: Vec<_> =
-            frames.iter().map(|frame| frame["type"].as_str().unwrap_or("[DONE]")).collect();
-        assert_eq!(transcript.message_body().content, "Yes.");
-        assert_eq!(
-            transcript.message_parts().as_json(),
-            r#"[{"type":"reasoning","text":"hm yes"}]"#
-        );
-        assert_eq!(
-            kinds[3..],
-            [
-                "reasoning-start",
-                "reasoning-delta",
-                "reasoning-delta",
-                "reasoning-end",
-                "text-start",
-                "text-delta",
-                "text-end",
-                "finish-step",
-                "finish",
-                "[DONE]"
-            ]
-        );
-    }
-
-    #[test]
-    fn text_that_turns_out_to_be_thoughts_is_stored_as_such() {
-        let (transcript, frames) = run_transcript(vec![
-            vec![text_event("hm "), text_event("yes\n")],
-            vec![ProviderEvent::ThoughtsEnd, text_event("Yes.")],
-        ]);
-        assert_eq!(transcript.message_body().content, "Yes.");
-        assert_eq!(
-            transcript.message_parts().as_json(),
-            r#"[{"type":"reasoning","text":"hm yes\n"}]"#
-        );
-        let text_starts = frames.iter().filter(|frame| frame["type"] == "text-start");
-        assert_eq!(text_starts.count(), 2);
-    }
-
-    #[test]
-    fn tool_call_input_streams_then_completes() {
-        let call = |index| ProviderEvent::ToolCall {
-            index,
-            provider_id: None,
-            name: "look".into(),
-            opaque_data: None,
-        };
-        let input = |index, delta: &str| ProviderEvent::ToolInput { index, delta: delta.into() };
-        let (transcript, frames) = run_transcript(vec![
-            vec![text_event("Let me see."), call(0), input(0, "{\"x\":"), call(1)],
-            vec![
-                input(0, " 1}"),
-                input(1, "{\"cut"),
-                ProviderEvent::Finish(FinishReason::ToolCalls),
-            ],
-        ]);
-        insta::assert_json_snapshot!(frames[4..]);
-        let id = |number| tool::derive_call_id(&TurnId::new_unchecked("t"), number);
-        let parts = format!(
-            r#"[{{"type":"tool-call","toolCallId":"{}","toolName":"look","input":{{"x": 1}}}},{{"type":"tool-call","toolCallId":"{}","toolName":"look","input":"{{\"cut"}}]"#,
-            id(0),
-            id(1)
-        );
-        assert_eq!(transcript.message_parts().as_json(), parts);
-    }
-
-    #[test]
-    fn unfinished_call_is_discarded() {
-        let (transcript, _) = run_transcript(vec![vec![
-            ProviderEvent::ToolCall {
-                index: 0,
-                provider_id: None,
-                name: "look".into(),
-                opaque_data: None,
-            },
-            ProviderEvent::ToolInput { index: 0, delta: "{\"x\":".into() },
-        ]]);
-        assert!(transcript.message_parts().is_empty());
-    }
-
-    #[test]
-    fn reply_restored_from_its_log_is_the_same() {
-        let call = |index: u32, signature: &str| ProviderEvent::ToolCall {
-            index,
-            provider_id: Some("call-1".into()),
-            name: "look".into(),
-            opaque_data: Some(serde_json::json!({ "signature": signature })),
-        };
-        let input = |index, delta: &str| ProviderEvent::ToolInput { index, delta: delta.into() };
-        let late = serde_json::json!({"signature": ": origin c2ln"});
-        let (session_id, message_id) =
-            (SessionId::new_unchecked("s"), MessageId::new_unchecked("m"));
-        let header = StreamHeader {
-            message_id: &message_id,
-            continues: None,
-            session_id: &session_id,
-            title: "Title",
-            user_message_id: &message_id,
-        };
-        let mut transcript = Transcript::begin_stream(TurnId::new_unchecked("t"), &header);
-        transcript.set_answering_model("openai", "m".to_owned());
-        let mut log = vec![transcript.take_frames().log_bytes()];
-        for batch in [
-            vec![text_event("First "), call(0, "a"), input(0, "{\"x\":"), input(0, " 1.0}")],
-            vec![ProviderEvent::Reasoning("\n: origin {}\n".into()), text_event("Second.")],
-            vec![call(1, "b"), input(1, "{\"cut"), text_event("Third."), call(2, "c")],
-            vec![ProviderEvent::ToolCallData { index: 1, opaque_data: late }],
-            vec![ProviderEvent::Finish(FinishReason::ToolCalls)],
-        ] {
-            transcript.apply_events(batch);
-            let frames = transcript.take_frames();
-            assert!(!String::from_utf8_lossy(&frames.bytes).contains("call-1"), "it is not shown");
-            log.push(frames.log_bytes());
-            let stored = transcript.message_body();
-            let restored = Transcript::from_log(TurnId::new_unchecked("t"), &log).message_body();
-            assert_eq!(restored.content, stored.content);
-            assert_eq!(restored.parts.as_json(), stored.parts.as_json());
-        }
-        let stored = transcript.message_body();
-        assert_eq!(stored.parts.as_json().matches("call-1").count(), 3, "{stored:?}");
-        assert!(stored.parts.as_json().contains(": origin c2ln"), "{stored:?}");
-        let shown = FrameBatch::from_bytes(log.concat().into());
-        assert!(!String::from_utf8_lossy(&shown.bytes).contains("call-1"));
-        assert_eq!(shown.bytes.len(), shown.offset_of(shown.last + 1));
-    }
-
-    proptest! {
-        #[test]
-        fn batching_does_not_change_the_reply(
-            pieces in proptest::collection::vec((any::<bool>(), "\\PC{0,6}"), 0..30),
-            cuts in proptest::collection::vec(0usize..30, 0..8),
-        ) {
-            let events: Vec<ProviderEvent> = pieces
-                .into_iter()
-                .map(|(thinks, text)| if thinks { ProviderEvent::Reasoning(text) } else { ProviderEvent::Text(text) })
-                .collect();
-            let mut batches = vec![Vec::new()];
-            for (index, event) in events.iter().enumerate() {
-                if cuts.contains(&index) {
-                    batches.push(Vec::new());
-                }
-                batches.last_mut().unwrap().push(event.clone());
-            }
-            let (once, frames) = run_transcript(vec![events]);
-            let (cut, cut_frames) = run_transcript(batches);
-            prop_assert_eq!(once.message_body().content, cut.message_body().content);
-            prop_assert_eq!(once.message_parts().reasoning(), cut.message_parts().reasoning());
-            prop_assert_eq!(frames, cut_frames);
-        }
-    }
-}
+mod tests;

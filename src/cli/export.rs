@@ -7,6 +7,7 @@ use crate::domain::Principal;
 use crate::transfer::export::{ExportScope, SessionExporter};
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// If standard output is a pipe whose reader stops reading, the export ends without an error.
@@ -86,7 +87,7 @@ impl ExportTarget {
         // In the same folder, because a rename across file systems would fail.
         part.push(".part");
         let part = PathBuf::from(part);
-        let file = File::create(&part).map_err(|error| write_error(&part, &error))?;
+        let file = create_private_file(&part).map_err(|error| write_error(&part, &error))?;
         Ok(Self::File { file, partial_path: part, path: place.to_owned() })
     }
 
@@ -132,6 +133,16 @@ impl ExportTarget {
             let _ = std::fs::remove_file(part);
         }
     }
+}
+
+/// Creates a file that only its owner can read, in place of what an interrupted export left.
+fn create_private_file(path: &Path) -> io::Result<File> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // Never opens an existing file: that would keep its permissions, and follow a link.
+    File::options().write(true).create_new(true).mode(0o600).open(path)
 }
 
 fn write_error(path: &Path, error: &io::Error) -> String {

@@ -57,7 +57,11 @@ pub(super) fn run_import(args: &ImportArgs) -> Result<(), String> {
     // Access to the database file is access to everything in it, so the file's participants are
     // trusted.
     let principal = Principal { user: args.user.clone(), is_admin: true };
-    let options = ImportOptions { max_message: args.max_message, trusts_participants: true };
+    let options = ImportOptions {
+        max_message: args.max_message,
+        trusts_participants: true,
+        needs_consent: false,
+    };
     let sessions =
         SessionImporter::new(store.clone(), principal, options, runtime.handle().clone());
     let has_stdin = inputs.iter().any(ImportInput::is_stdin);

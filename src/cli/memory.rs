@@ -106,6 +106,7 @@ async fn find_last_model(store: &dyn Store, session: &Session) -> Result<Option<
         view: MessageView::Path,
         slice: MessageSlice::Newest,
         limit: RECENT_MESSAGES,
+        with_siblings: false,
     };
     let newest = store.list_messages(&Principal::server(), &session.id, query).await?.messages;
     Ok(newest.into_iter().rev().find_map(|message| message.model))

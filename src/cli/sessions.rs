@@ -39,6 +39,7 @@ async fn find_sessions(command: &SessionsCommand) -> Result<Vec<Session>, String
         project_id: command.project.clone(),
         status: command.status.clone(),
         archived: None,
+        is_of_invitations: false,
     };
     let store =
         open_read_only(&command.database_url).await.map_err(|error| error.chain().to_string())?;

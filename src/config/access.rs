@@ -13,6 +13,8 @@ const AUTH_MODES: &[(&str, AuthMode)] = &[
     ("jwt", AuthMode::Jwt),
 ];
 
+const SWITCH: &[(&str, bool)] = &[("on", true), ("off", false)];
+
 /// Access to the server: authentication and limits.
 #[derive(Debug, Clone, Args)]
 pub struct AccessConfig {
@@ -42,6 +44,14 @@ pub struct AccessConfig {
     /// Required audience of tokens
     #[arg(long, value_name = "AUDIENCE", env = "JWT_AUDIENCE")]
     pub jwt_audience: Option<String>,
+    /// Accept tokens of a key set for any audience: also those that the identity provider issued
+    /// for other applications
+    #[arg(long, value_name = "BOOL", env = "JWT_ANY_AUDIENCE", default_value = "false", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub jwt_any_audience: bool,
+    /// Whether participants are invited first and get in when they accept: on or off; ignored with
+    /// ECHOIC_AUTH=none
+    #[arg(long, value_name = "SWITCH", env = "ECHOIC_INVITATIONS", default_value = "on", value_parser = super::named_value_parser(SWITCH), action = clap::ArgAction::Set)]
+    pub invitations: bool,
     /// Rate limit of turns and posts per user, such as 60/m; reads may be 20 times as frequent; off
     /// disables it; ignored with ECHOIC_AUTH=none
     #[arg(long, value_name = "RATE", env = "ECHOIC_RATE_LIMIT", default_value = "60/m", value_parser = parse_rate_limit)]
@@ -77,6 +87,12 @@ impl AccessConfig {
         self.rate_limit.0.filter(|_| self.auth != AuthMode::Disabled)
     }
 
+    /// Whether new participants have to accept. Without authentication every caller is the same
+    /// user.
+    pub fn needs_consent(&self) -> bool {
+        self.invitations && self.auth != AuthMode::Disabled
+    }
+
     pub fn quotas(&self) -> Vec<Quota> {
         self.quota_tokens.iter().chain(&self.quota_cost).copied().collect()
     }
@@ -93,6 +109,13 @@ impl AccessConfig {
             issuer: self.jwt_issuer.clone(),
             audience: self.jwt_audience.clone(),
         }
+    }
+
+    /// A sentence for the operator about settings that have no effect.
+    pub fn describe_unused(&self) -> Option<String> {
+        let has_token_settings = self.jwt_secret.is_some() || self.jwt_jwks_url.is_some();
+        (has_token_settings && self.auth != AuthMode::Jwt)
+            .then(|| "JWT_SECRET and JWT_JWKS_URL have no effect unless ECHOIC_AUTH=jwt".to_owned())
     }
 
     /// Checks conditions that involve several settings.
@@ -113,6 +136,16 @@ impl AccessConfig {
             AuthMode::Jwt if self.jwt_secret.is_some() == self.jwt_jwks_url.is_some() => Err(
                 "ECHOIC_AUTH=jwt: set either JWT_SECRET or JWT_JWKS_URL".to_owned(),
             ),
+            // An identity provider signs the tokens of all its applications with the same keys.
+            AuthMode::Jwt
+                if self.jwt_jwks_url.is_some()
+                    && self.jwt_audience.is_none()
+                    && !self.jwt_any_audience =>
+            {
+                Err("JWT_JWKS_URL: set JWT_AUDIENCE, or a token that the identity provider issued for any \
+                     other application is accepted; set JWT_ANY_AUDIENCE=true if that is intended"
+                    .to_owned())
+            }
             // Quotas add up recorded costs. Without a price list none would ever be reached.
             _ if self.prices.is_empty() && !self.quota_cost.is_empty() => Err(
                 "ECHOIC_QUOTA_COST: set ECHOIC_PRICES as well, since no cost is recorded without \
@@ -147,6 +180,18 @@ fn parse_concurrency_limit(text: &str) -> Result<OptionalLimit<u32>, String> {
     number
         .map(|number| OptionalLimit(Some(number)))
         .ok_or_else(|| "must be a whole number of at least 1, or off".to_owned())
+}
+
+/// Parses a share such as `10%`, or `off`.
+pub(super) fn parse_percentage(text: &str) -> Result<OptionalLimit<u32>, String> {
+    if text == "off" {
+        return Ok(OptionalLimit(None));
+    }
+    let percent = text.strip_suffix('%').and_then(|number| number.parse().ok());
+    percent
+        .filter(|percent| (1..=100).contains(percent))
+        .map(|percent| OptionalLimit(Some(percent)))
+        .ok_or_else(|| "must be a share from 1% to 100%, or off".to_owned())
 }
 
 fn parse_price(text: &str) -> Result<ModelPrice, String> {

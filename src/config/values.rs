@@ -68,6 +68,11 @@ pub(super) fn parse_size(text: &str) -> Result<usize, String> {
         .ok_or_else(|| "must be a size such as 500KiB or 2MiB, from 1KiB to 1GiB".to_owned())
 }
 
+pub(super) fn parse_connection_count(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| (16..=1_000_000).contains(count));
+    count.ok_or_else(|| "must be a whole number from 16 to 1000000".to_owned())
+}
+
 pub(super) fn parse_origin(text: &str) -> Result<String, String> {
     let origin = text.trim().trim_end_matches('/');
     // Browsers send origins without a path, in lower case.

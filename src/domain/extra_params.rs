@@ -1,6 +1,7 @@
 //! Request parameters that are passed through to the provider unchanged.
 
 use super::FieldError;
+use crate::json::limits::check_value;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -39,6 +40,9 @@ impl ExtraParams {
     }
 }
 
+/// Maximum number of functions that a model may be offered. Vendors accept fewer.
+const MAX_TOOLS: usize = 512;
+
 /// Rejects tools other than functions. Built-in tools run at the vendor and are declared
 /// differently by each vendor.
 pub fn check_function_tools(
@@ -62,12 +66,18 @@ pub fn check_function_tools(
             "must be a list of {\"type\": \"function\", \"function\": {\"name\", \"description\"?, \"parameters\"?}}",
         )
     };
+    check_value(tools.get()).map_err(|message| FieldError::new(field, message))?;
     let tools: Option<Vec<ToolDefinition>> =
         serde_json::from_str(tools.get()).map_err(|_| invalid())?;
     // `null` for `tools` means no tools, as in OpenAI's API.
     let is_function =
         |tool: &ToolDefinition| tool.kind == "function" && !tool.function.name.is_empty();
-    if tools.unwrap_or_default().iter().all(is_function) { Ok(()) } else { Err(invalid()) }
+    let tools = tools.unwrap_or_default();
+    if tools.len() > MAX_TOOLS {
+        let message = format!("must not have more than {MAX_TOOLS} functions");
+        return Err(FieldError::new(field, message));
+    }
+    if tools.iter().all(is_function) { Ok(()) } else { Err(invalid()) }
 }
 
 impl PartialEq for ExtraParams {

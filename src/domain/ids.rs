@@ -33,6 +33,10 @@ macro_rules! define_ids {
 
             /// Parses an id sent by a client; `field` names it in the error.
             pub fn parse(field: &'static str, text: &str) -> Result<Self, FieldError> {
+                if matches!(text, "." | "..") {
+                    let message = "must not be . or .., because a URL cannot address it";
+                    return Err(FieldError::new(field, message));
+                }
                 if is_valid_id(text) {
                     return Ok(Self(Arc::from(text)));
                 }
@@ -124,10 +128,10 @@ mod tests {
 
     #[test]
     fn session_id_accepts_1_to_128_allowed_characters() {
-        for good in ["a", "s_1763614351136", "A.b:c-d_9", &"x".repeat(128)] {
+        for good in ["a", "...", ".a", "s_1763614351136", "A.b:c-d_9", &"x".repeat(128)] {
             assert_eq!(SessionId::parse("sessionId", good).unwrap().as_str(), good);
         }
-        for bad in ["", "a b", "ä", "a/b", "a\0", &"x".repeat(129)] {
+        for bad in ["", ".", "..", "a b", "ä", "a/b", "a\0", &"x".repeat(129)] {
             assert_eq!(
                 SessionId::parse("sessionId", bad).unwrap_err().field,
                 "sessionId",

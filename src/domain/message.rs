@@ -3,6 +3,7 @@
 use super::string_enum;
 use super::text::{has_nul, truncate_chars};
 use super::{FieldError, MessageId, SessionId, Timestamp, Usage, UserId};
+use crate::json::limits::check_value;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
@@ -15,6 +16,13 @@ pub const MAX_PREVIEW_CHARS: usize = 200;
 
 /// Maximum size of a message's parts, in bytes of JSON: enough for a few inline images.
 pub const MAX_PARTS_BYTES: usize = 8 << 20;
+
+/// Maximum number of siblings that a message names. A page of messages with very many siblings
+/// stays in proportion to its own size.
+pub const MAX_SIBLING_IDS: usize = 11;
+
+/// Maximum number of parts of a message that a client sends.
+pub const MAX_PARTS: usize = 1_000;
 
 /// Tokens that a message adds to a prompt in addition to its text: OpenAI counts 3 for the role and
 /// the delimiters; 1 more is a safety margin.
@@ -119,9 +127,14 @@ pub struct Message {
     /// Message that this one follows; `null` for a root.
     #[schema(value_type = Option<String>)]
     pub parent_id: Option<MessageId>,
-    /// All messages with the same parent, including this one, oldest first.
+    /// Messages with the same parent, including this one, oldest first. If there are more than 11,
+    /// the nearest ones; the route `siblings` lists all.
     #[schema(value_type = Vec<String>)]
     pub sibling_ids: Vec<MessageId>,
+    /// Number of messages with the same parent, including this one.
+    pub sibling_count: u32,
+    /// Position of this message among all its siblings, starting at 0.
+    pub sibling_index: u32,
     /// Author role.
     pub role: Role,
     /// User who sent the message, or `assistant`.
@@ -156,9 +169,24 @@ pub struct Message {
     /// Time the message was stored, or the time given by an import.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
+    /// Present if the message came with an import: its text, sender and time are what the file
+    /// says.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    pub imported: bool,
 }
 
 impl Message {
+    /// Names the siblings nearest to this message. `id_at` returns the id of one of all `count`
+    /// siblings, of which this message is the one at `index`.
+    pub fn set_siblings(&mut self, count: usize, index: usize, id_at: impl Fn(usize) -> MessageId) {
+        let first = index.saturating_sub(MAX_SIBLING_IDS / 2);
+        let first = first.min(count.saturating_sub(MAX_SIBLING_IDS));
+        self.sibling_ids = (first..count).take(MAX_SIBLING_IDS).map(id_at).collect();
+        self.sibling_count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.sibling_index = u32::try_from(index).unwrap_or(u32::MAX);
+    }
+
     /// The parts of a reply that was stored with an order of its own: its texts are among them.
     pub fn ordered_parts(&self) -> Option<Vec<Value>> {
         if self.role != Role::Assistant || !self.parts.as_json().contains("\"text\"") {
@@ -188,12 +216,21 @@ impl MessageParts {
     /// Validates parts sent by a client. Origins of calls are removed: data that is sent to a
     /// provider as it is comes from that provider only.
     pub fn parse(field: &'static str, raw: &RawValue) -> Result<Self, FieldError> {
+        check_value(raw.get()).map_err(|message| FieldError::new(field, message))?;
+        // Borrowed from the text, so that very many parts cost little until they are refused.
+        let parts = serde_json::from_str::<Vec<&RawValue>>(raw.get());
+        if parts.is_ok_and(|parts| parts.len() > MAX_PARTS) {
+            let message = format!("must not have more than {MAX_PARTS} parts");
+            return Err(FieldError::new(field, message));
+        }
         Self::parse_with_origins(field, raw, |_| false)
     }
 
     /// Validates parts of an export file, which has the origins of calls so that they work after an
     /// import. Origins of another shape are removed.
     pub fn parse_exported(field: &'static str, raw: &RawValue) -> Result<Self, FieldError> {
+        // A part that is nested deeper could not be read where it is part of a page of messages.
+        check_value(raw.get()).map_err(|message| FieldError::new(field, message))?;
         let is_origin =
             |origin: &RawValue| serde_json::from_str::<CallOrigin>(origin.get()).is_ok();
         Self::parse_with_origins(field, raw, is_origin)

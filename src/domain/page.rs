@@ -139,6 +139,8 @@ pub struct SessionQuery {
     pub project_id: Option<ProjectId>,
     pub status: Option<SessionStatus>,
     pub archived: Option<bool>,
+    /// Lists the sessions that the user is invited to, instead of their own.
+    pub is_of_invitations: bool,
 }
 
 /// Which messages of a session to return.

@@ -9,6 +9,9 @@ use std::time::Duration;
 /// Costs are integers in billionths of the currency unit that prices are given in.
 pub const NANOS_PER_UNIT: f64 = 1e9;
 
+/// Maximum cost of a call, in billionths of the currency unit: a million units.
+pub const MAX_CALL_COST: i64 = 1_000_000_000_000_000;
+
 /// At most `requests` requests per `period`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
@@ -144,6 +147,28 @@ pub fn quota_key(
     }
 }
 
+/// The entries that count toward a usage counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuotaSubject<'a> {
+    User(&'a str),
+    Key(&'a str),
+    Project { project: &'a str, owner: &'a str },
+}
+
+/// Parses the key of a usage counter, the inverse of [`quota_key`].
+pub fn parse_quota_key(key: &str) -> Option<QuotaSubject<'_>> {
+    let (scope, rest) = key.split_once(':')?;
+    match scope {
+        "user" => Some(QuotaSubject::User(rest)),
+        "key" => Some(QuotaSubject::Key(rest)),
+        "project" => {
+            let (project, owner) = rest.split_once('/')?;
+            Some(QuotaSubject::Project { project, owner })
+        }
+        _ => None,
+    }
+}
+
 /// The price of a model, per token, in billionths of the currency unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelPrice {
@@ -191,7 +216,7 @@ pub fn compute_cost(prices: &[ModelPrice], model: &str, usage: &Usage) -> Option
         (usage.completion_tokens, price.completion),
     ];
     let cost = |(count, each): (u64, i64)| tokens(count).saturating_mul(each);
-    Some(parts.into_iter().map(cost).fold(0, i64::saturating_add))
+    Some(parts.into_iter().map(cost).fold(0, i64::saturating_add).min(MAX_CALL_COST))
 }
 
 pub fn has_price(prices: &[ModelPrice], model: &str) -> bool {

@@ -7,6 +7,7 @@ use super::title::TitleSource;
 use super::turn::ActiveTurn;
 use super::{FieldError, MessageId, ProjectId, SessionId, Timestamp, UserId, node};
 use crate::json::deserialize_object;
+use crate::json::limits::check_value;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 use std::fmt;
@@ -39,12 +40,16 @@ pub struct Session {
     /// Users who may read and post, including the owner.
     #[schema(value_type = Vec<String>)]
     pub participants: Vec<UserId>,
+    /// Users who are invited and have not accepted yet.
+    #[schema(value_type = Vec<String>)]
+    pub invited: Vec<UserId>,
     /// `active`, `agent_assigned`, `closed`, or a value defined by the application.
     #[schema(value_type = String)]
     pub status: SessionStatus,
-    /// Whether the session is excluded from the default list.
+    /// Whether the session is excluded from the caller's default list. Each participant has their
+    /// own value.
     pub archived: bool,
-    /// Whether the session is listed first.
+    /// Whether the session is first in the caller's list. Each participant has their own value.
     pub pinned: bool,
     /// Application data.
     #[schema(value_type = Object)]
@@ -83,15 +88,58 @@ pub struct Session {
     /// Time of the last change to the session or its messages.
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
-    /// Ids of the session's nodes; omitted in lists.
+    /// Ids of the session's nodes, at most the first 1,000; omitted in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nodes: Option<Vec<String>>,
 }
 
+/// Maximum number of nodes that a session names. Each branch has a node, so sessions with very many
+/// branches have as many.
+const MAX_LISTED_NODES: u32 = 1_000;
+
+/// The place of a session in the lists of one participant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ListPlacement {
+    pub archived: bool,
+    pub pinned: bool,
+}
+
+impl ListPlacement {
+    pub fn is_default(self) -> bool {
+        self == Self::default()
+    }
+}
+
 impl Session {
-    /// The ids of a session's nodes, given their number.
+    /// The part that invited users see before they accept: whose session it is, its title, and who
+    /// takes part. Content, settings, counters and times of activity are left out.
+    #[must_use]
+    pub fn redact_for_invitee(self) -> Self {
+        Self {
+            project_id: None,
+            archived: false,
+            pinned: false,
+            meta: JsonObject::default(),
+            user_meta: JsonObject::default(),
+            theme: JsonObject::default(),
+            settings: SessionSettings::default(),
+            messages_count: 0,
+            head_id: None,
+            active_turn: None,
+            last_message: None,
+            last_message_at: None,
+            last_seen: None,
+            updated_at: self.created_at,
+            nodes: None,
+            ..self
+        }
+    }
+
+    /// The ids of a session's nodes, given their number. The route of nodes lists those that are
+    /// left out.
     pub fn chat_ids(id: &SessionId, count: u32) -> Vec<String> {
-        (1..=count).map(|number| node::format_chat_id(id, number)).collect()
+        (1..=count.min(MAX_LISTED_NODES)).map(|number| node::format_chat_id(id, number)).collect()
     }
 }
 
@@ -175,6 +223,7 @@ impl JsonObject {
         if text.len() > MAX_META_BYTES {
             return Err(FieldError::new(field, "must be at most 16 KiB of JSON"));
         }
+        check_value(text).map_err(|message| FieldError::new(field, message))?;
         // Parsing into values, unlike scanning for syntax, limits the nesting depth and rejects
         // unpaired surrogates.
         let value = serde_json::from_str(text).map_err(|error| {

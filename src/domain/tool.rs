@@ -9,6 +9,7 @@
 use super::message::{CallOrigin, MessagePart, MessageParts};
 use super::{FieldError, MessageId, Role, TurnId};
 use crate::json::escapes::repair_escapes;
+use crate::json::limits::check_nested_value;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
@@ -16,8 +17,8 @@ use sha2::{Digest, Sha256};
 
 /// Maximum length of a call id, in bytes. The ids are made by the vendors.
 const MAX_CALL_ID_BYTES: usize = 256;
-/// Depth of arguments that any parser can read, even inside a message.
-const MAX_INPUT_DEPTH: usize = 100;
+/// Levels around the arguments of a call in the parts of a message: the list and the part.
+const PART_LEVELS: usize = 2;
 
 /// A function call written by a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -214,12 +215,14 @@ fn normalize_numbers(value: Value) -> Value {
     }
 }
 
-/// Whether parsers that limit the nesting can read the value as a part of a message.
+/// Whether a provider's data of a call can be read in an imported message.
+pub fn is_storable_data(json: &str) -> bool {
+    check_nested_value(json, PART_LEVELS + 1).is_ok()
+}
+
+/// Whether the value can be read as a part of an imported message.
 fn is_importable(json: &RawValue) -> bool {
-    // An upper bound of the depth: strings may contain brackets, too. Beyond it the parser decides.
-    let brackets = json.get().bytes().filter(|byte| matches!(byte, b'[' | b'{')).count();
-    brackets < MAX_INPUT_DEPTH
-        || serde_json::from_str::<Value>(&format!("[[[{}]]]", json.get())).is_ok()
+    check_nested_value(json.get(), PART_LEVELS).is_ok()
 }
 
 /// Whether arguments are valid JSON; blank ones count as `{}`.

@@ -5,6 +5,10 @@ use super::string_enum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
 
+/// Maximum of a token count that is believed. No model reads or writes as much, and billions of
+/// such counts can be added up in 64 bits.
+pub const MAX_TOKEN_COUNT: u64 = 1_000_000_000;
+
 /// Tokens of a reply, as reported by the provider, otherwise estimated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -30,6 +34,23 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Counts above [`MAX_TOKEN_COUNT`] become zero, and the usage an estimate.
+    #[must_use]
+    pub fn without_absurd_counts(self) -> Self {
+        let is_absurd = |count: u64| count > MAX_TOKEN_COUNT;
+        let or_zero = |count: u64| if is_absurd(count) { 0 } else { count };
+        Self {
+            prompt_tokens: or_zero(self.prompt_tokens),
+            cached_tokens: or_zero(self.cached_tokens),
+            completion_tokens: or_zero(self.completion_tokens),
+            reasoning_tokens: or_zero(self.reasoning_tokens),
+            estimated: self.estimated
+                || is_absurd(self.prompt_tokens)
+                || is_absurd(self.completion_tokens),
+            ..self
+        }
+    }
+
     /// Fills counts that this report lacks with those of an earlier report of the same reply. Zero
     /// means that a count is missing: no reply has an empty prompt.
     pub fn or_earlier(self, earlier: Option<Self>) -> Self {

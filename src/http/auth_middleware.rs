@@ -6,8 +6,12 @@
 //! identity.
 
 use super::ApiState;
+use super::body_budget::BodyLease;
+use super::envelope::{INLINE_ENCODE_LIMIT, LoggedError};
+use super::open_requests::run_while_valid;
+use super::rate_limit::RequestClass;
 use super::route_policy::{RouteAccess, RouteEffect, RoutePolicies, RoutePolicy};
-use super::serve::PeerAddress;
+use super::serve::{ConnectionAdmission, PeerAddress};
 use crate::auth::{
     Identity, RequestCredentials, invalid_credentials, missing_credentials, redeem_ticket,
 };
@@ -16,25 +20,21 @@ use crate::clock;
 use crate::domain::key::AuthScope;
 use crate::domain::{Principal, SessionId, UserId};
 use crate::error::{Error, ErrorKind, Result};
-use axum::body::Body;
+use crate::fair_pool::run_as;
+use crate::limits;
+use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequestParts, MatchedPath, Query, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use futures::StreamExt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::timeout;
+use std::time::Instant;
 
 /// Query parameters that the audit log includes. Search terms are never logged.
 const AUDITED_PARAMS: &[&str] = &["sessionId", "projectId", "user", "content"];
-
-/// Bytes of a rejected request's body that are read and dropped, at most.
-const DRAIN_LIMIT: usize = 256 << 10;
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 const FORWARDED_FOR_HEADER: &str = "x-forwarded-for";
 const FORWARDED_USER_HEADER: &str = "x-forwarded-user";
@@ -51,21 +51,45 @@ pub(super) async fn authenticate(
     if policy.access == RouteAccess::Public {
         return next.run(Request::from_parts(parts, body)).await;
     }
-    // The address is counted first, so that a flood costs neither a key lookup nor a database read.
     let address = client_address(&api, &parts);
+    let (response, user) = authenticate_user(&api, policy, address, parts, body, next).await;
+    if let Some(LoggedError(error)) = response.extensions().get::<LoggedError>()
+        && let Some(limit) = error.limit_name()
+    {
+        let who = user.map_or_else(|| address.to_string(), |user| user.to_string());
+        limits::note_hit(limit, who, &error.message);
+    }
+    response
+}
+
+/// Runs the request if its credentials and rates allow it. Also returns the user, once known.
+async fn authenticate_user(
+    api: &ApiState,
+    policy: RoutePolicy,
+    address: IpAddr,
+    mut parts: Parts,
+    body: Body,
+    next: Next,
+) -> (Response, Option<UserId>) {
+    // The address is counted first, so that a flood costs neither a key lookup nor a database read.
     if let Err(error) = api.rate_limiter.check_address(address) {
-        return drain_and_reject(error, body).await;
+        return (error.into_response(), None);
     }
     let ticket = if policy.accepts_ticket { extract_ticket(&mut parts) } else { None };
-    let identity = match authorize_request(&api, policy, &parts, ticket).await {
+    let authenticated_at = Instant::now();
+    let identity = match authorize_request(api, policy, &parts, ticket).await {
         Ok(identity) => identity,
         Err(error) => {
-            return drain_and_reject(api.rate_limiter.record_auth_failure(address, error), body)
-                .await;
+            let error = api.rate_limiter.record_auth_failure(address, error);
+            return (error.into_response(), None);
         }
     };
+    let user = identity.principal.user.clone();
+    if let Err(error) = count_connection(api, &parts, &user) {
+        return (error.into_response(), Some(user));
+    }
     let class = policy.request_class(&parts.method);
-    let rate_status = api.rate_limiter.check_user(&identity.principal.user, class);
+    let rate_status = api.rate_limiter.check_user(&user, class);
     let rejection = rate_status.and_then(|rate_status| rate_status.to_error());
     let mut response = match rejection {
         // A retry of an earlier turn is allowed over the rate, because it starts no new reply. So
@@ -73,39 +97,66 @@ pub(super) async fn authenticate(
         // lookups have a rate of their own; above it the request is rejected here.
         Some(rejection)
             if policy.effect != RouteEffect::Turn
-                || !api.rate_limiter.allow_replay_lookup(&identity.principal.user) =>
+                || !api.rate_limiter.allow_replay_lookup(&user) =>
         {
-            drain_and_reject(rejection, body).await
+            rejection.into_response()
         }
         rejection => {
             parts.extensions.insert(CallerStatus { key_id: identity.key.clone(), rejection });
+            let credentials = api.auth.open_credentials(&identity, authenticated_at);
             parts.extensions.insert(identity);
-            next.run(Request::from_parts(parts, body)).await
+            let request = Request::from_parts(parts, body);
+            let response =
+                run_while_valid(run_user_request(api, &user, request, next), credentials).await;
+            if class == RequestClass::Read {
+                bound_response(api, &user, response)
+            } else {
+                response
+            }
         }
     };
     if let Some(rate_status) = rate_status {
         rate_status.add_headers(response.headers_mut());
     }
+    (response, Some(user))
+}
+
+/// Runs an authenticated request for its user. The bytes of its body are given back afterwards.
+async fn run_user_request(
+    api: &ApiState,
+    user: &UserId,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let lease = api.body_budget.lease(user.clone());
+    request.extensions_mut().insert(lease.clone());
+    let response = run_as(user.clone(), next.run(request)).await;
+    drop(lease);
     response
 }
 
-/// Rejects a request whose body was not read.
-async fn drain_and_reject(error: Error, body: Body) -> Response {
-    // Closing a connection with unread bytes resets it, and a client that is still sending would
-    // get a broken pipe instead of the response. So a short body is read and dropped first; a long
-    // or slow one is not worth the wait.
-    let mut remaining = DRAIN_LIMIT;
-    let mut chunks = body.into_data_stream();
-    let drain = async {
-        while let Some(Ok(chunk)) = chunks.next().await {
-            match remaining.checked_sub(chunk.len()) {
-                Some(rest) => remaining = rest,
-                None => return,
-            }
-        }
-    };
-    let _ = timeout(DRAIN_TIMEOUT, drain).await;
-    error.into_response()
+/// Counts a long response until the client has taken it, so that clients that read nothing do not
+/// fill the memory. Streams have bounds of their own.
+fn bound_response(api: &ApiState, user: &UserId, response: Response) -> Response {
+    let size = response.body().size_hint().exact().unwrap_or_default();
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
+    let is_counted = response.extensions().get::<BodyLease>().is_some();
+    if size <= INLINE_ENCODE_LIMIT || is_counted {
+        return response;
+    }
+    let lease = api.body_budget.lease(user.clone());
+    match lease.take(size) {
+        Ok(()) => response.map(|body| lease.attach(body)),
+        Err(error) => error.into_response(),
+    }
+}
+
+/// Counts the request's connection for its user. Without authentication all clients are one user.
+fn count_connection(api: &ApiState, request: &Parts, user: &UserId) -> Result<()> {
+    match request.extensions.get::<ConnectionAdmission>() {
+        Some(ConnectionAdmission(Ok(slot))) if !api.auth.is_disabled() => slot.assign_user(user),
+        _ => Ok(()),
+    }
 }
 
 /// The client's address: behind trusted proxies, the last hop that is not one of them.

@@ -1,6 +1,9 @@
 //! Request bodies: JSON up to a size limit, with errors that name the invalid field.
 
 use super::ApiState;
+use super::body_budget::BodyLease;
+use super::request_body::BodyTimeout;
+use crate::cpu_pool::run_cpu;
 use crate::error::{Error, ErrorKind, Result};
 use crate::json;
 use crate::json::escapes::replace_lone_surrogates;
@@ -8,17 +11,16 @@ use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::error::Error as Cause;
-use tokio::task::spawn_blocking;
-use tower_http::timeout::TimeoutError;
 
 /// Chat bodies may carry a whole `useChat` history with inline pictures.
-const MAX_CHAT_BODY: usize = 32 << 20;
-/// Longer bodies are parsed on a blocking thread.
+pub const MAX_CHAT_BODY: usize = 32 << 20;
+/// Longer bodies are parsed on a thread for computing.
 const INLINE_PARSE_LIMIT: usize = 256 << 10;
 
 /// A JSON body of type `T`, up to `SizeLimits::body` bytes.
@@ -106,16 +108,22 @@ async fn read_body(request: Request, limit: usize) -> Result<Bytes> {
     if declared.is_some_and(|length: usize| length > limit) {
         return Err(Error::too_large("body", limit));
     }
-    match Limited::new(request.into_body(), limit).collect().await {
-        Ok(body) => Ok(replace_half_characters(body.to_bytes())),
-        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
-            Err(Error::too_large("body", limit))
+    let lease = request.extensions().get::<BodyLease>().cloned();
+    let mut body = request.into_body();
+    let mut bytes = Vec::new();
+    // Copied together as they arrive: a body of tiny chunks would keep a buffer for each.
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(describe_body_error)?;
+        let Ok(chunk) = frame.into_data() else { continue };
+        if chunk.len() > limit - bytes.len() {
+            return Err(Error::too_large("body", limit));
         }
-        Err(error) if is_timeout(&*error) => {
-            Err(Error::new(ErrorKind::RequestTimeout, "the body did not arrive in time"))
+        if let Some(lease) = &lease {
+            lease.take(chunk.len())?;
         }
-        Err(error) => Err(Error::invalid_field("body", "must be complete").with_source(error)),
+        bytes.extend_from_slice(&chunk);
     }
+    Ok(replace_half_characters(bytes.into()))
 }
 
 /// Browsers send a text that was cut within an emoji with half of it, which no JSON parser accepts.
@@ -127,15 +135,20 @@ fn replace_half_characters(json: Bytes) -> Bytes {
     repaired.unwrap_or(json)
 }
 
-/// Whether reading a body failed because the client paused for longer than `ReadTimeouts::body`.
-fn is_timeout(error: &(dyn Cause + 'static)) -> bool {
-    // axum and http-body wrap the error of `TimeoutBody`, so the whole chain is searched.
-    let mut causes =
-        std::iter::successors(Some(error), |error: &&(dyn Cause + 'static)| (*error).source());
-    causes.any(|cause| cause.is::<TimeoutError>())
+/// The error of a request whose body could not be read: `request_timeout` if it was too slow.
+pub(super) fn describe_body_error(error: axum::Error) -> Error {
+    // axum wraps the error of `TimedBody`, so the whole chain is searched.
+    let causes =
+        std::iter::successors(Some(&error as &(dyn Cause + 'static)), |error| (*error).source());
+    let timeout = causes.filter_map(|cause| cause.downcast_ref::<BodyTimeout>()).next();
+    match timeout {
+        Some(timeout) => Error::new(ErrorKind::RequestTimeout, timeout.to_string())
+            .with_limit(timeout.limit_name()),
+        None => Error::invalid_field("body", "must be complete").with_source(error),
+    }
 }
 
-/// Parses a body with `parse`, on a blocking thread if it is long: `useChat` sends its whole
+/// Parses a body with `parse`, on a thread for computing if it is long: `useChat` sends its whole
 /// history.
 pub(super) async fn parse_large_body<T, F>(bytes: Bytes, parse: F) -> Result<T>
 where
@@ -145,10 +158,22 @@ where
     if bytes.len() <= INLINE_PARSE_LIMIT {
         return parse(&bytes);
     }
-    spawn_blocking(move || parse(&bytes)).await.map_err(Error::internal)?
+    run_cpu(move || parse(&bytes)).await?
 }
 
-/// Parses a JSON object. Errors: `invalid_request`, with the path of the invalid field.
+/// Parses a JSON object with bounded fields. Errors: `invalid_request`, with the path of the
+/// invalid field.
 pub(super) fn parse_json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
+    json::parse_bounded_object(bytes)
+        .map_err(|error| Error::invalid_field(error.field, error.message))
+}
+
+/// Parses a JSON object whose fields the caller bounds: `useChat` sends a history that is skipped.
+pub(super) fn parse_unbounded_json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
     json::parse_object(bytes).map_err(|error| Error::invalid_field(error.field, error.message))
+}
+
+/// Bounds a field that is kept as raw JSON. Errors: `invalid_request`.
+pub(super) fn check_raw_field(field: &'static str, raw: &RawValue) -> Result<()> {
+    json::limits::check_value(raw.get()).map_err(|message| Error::invalid_field(field, message))
 }

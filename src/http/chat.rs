@@ -2,7 +2,7 @@
 
 use super::ApiState;
 use super::auth_middleware::{CurrentUser, SessionAudit, TurnAdmission};
-use super::body::{RawChatBody, parse_json, parse_large_body};
+use super::body::{RawChatBody, check_raw_field, parse_large_body, parse_unbounded_json};
 use super::envelope::{ApiResult, ErrorResponse};
 use super::idempotency::{IdempotencyScope, read_idempotency_key};
 use super::messages::parse_parent;
@@ -174,7 +174,8 @@ pub(super) async fn send_message(
     // The fingerprint is taken of the raw bytes, before anything is parsed.
     let key = read_idempotency_key(&headers, IdempotencyScope::Chat, &bytes)?;
     let parser = api.clone();
-    let parse = move |bytes: &Bytes| build_turn_request(&parser, principal, parse_json(bytes)?);
+    let parse =
+        move |bytes: &Bytes| build_turn_request(&parser, principal, parse_unbounded_json(bytes)?);
     let turn = parse_large_body(bytes, parse).await?;
     audit.record(turn.session.id());
     let turn = TurnRequest { idempotency_key: key, caller_status, ..turn };
@@ -225,6 +226,9 @@ fn collect_extra_params(body: &ChatRequest<'_>) -> Result<ExtraParams> {
         ("tool_choice", body.tool_choice),
         ("response_format", body.response_format),
     ];
+    for (name, value) in fields {
+        value.map_or(Ok(()), |value| check_raw_field(name, value))?;
+    }
     check_function_tools("tools", body.tools)?;
     let params = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     // Null means absent here, but a provider may refuse it.

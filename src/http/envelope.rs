@@ -1,5 +1,8 @@
 //! The response envelope, and the mapping from error kinds to HTTP statuses.
 
+use super::ApiState;
+use crate::cpu_pool::run_cpu;
+use crate::domain::UserId;
 use crate::error::{Error, ErrorKind};
 use axum::Json;
 use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
@@ -11,6 +14,10 @@ use utoipa::ToSchema;
 
 /// The return type of handlers.
 pub(super) type ApiResult<T> = Result<T, Error>;
+
+/// Longer responses are encoded on a thread for computing, and count against the user's budget of
+/// bodies until they have been sent.
+pub(super) const INLINE_ENCODE_LIMIT: usize = 256 << 10;
 
 /// A successful response.
 #[derive(Debug, Serialize, ToSchema)]
@@ -26,6 +33,28 @@ pub(super) struct Envelope<T> {
 /// A successful response with status 200.
 pub(super) fn ok_response<T: Serialize>(message: &'static str, data: T) -> Json<Envelope<T>> {
     Json(Envelope { success: true, message, data })
+}
+
+/// Builds and encodes a response of about `size` bytes, on a thread for computing if it is long, so
+/// that the requests of others go on meanwhile.
+pub(super) async fn encode_response<T, F>(
+    api: &ApiState,
+    user: &UserId,
+    size: usize,
+    build: F,
+) -> ApiResult<Response>
+where
+    T: Serialize,
+    F: FnOnce() -> Json<T> + Send + 'static,
+{
+    if size <= INLINE_ENCODE_LIMIT {
+        return Ok(build().into_response());
+    }
+    let lease = api.body_budget.lease(user.clone());
+    lease.take(size)?;
+    let mut response = run_cpu(|| build().into_response()).await?;
+    response.extensions_mut().insert(lease.clone());
+    Ok(response.map(|body| lease.attach(body)))
 }
 
 /// A failed request.

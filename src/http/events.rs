@@ -1,21 +1,17 @@
 //! `/api/events`: changes in the caller's sessions as server-sent events.
 
 use super::ApiState;
-use super::auth_middleware::CurrentIdentity;
+use super::auth_middleware::CurrentUser;
 use super::envelope::{ApiResult, ErrorResponse};
 use super::param::parse_param;
 use super::query::{QueryParams, RouteQuery};
 use super::sse::{self, SseSource};
-use crate::auth::{Authenticator, Identity};
 use crate::chat::EventReader;
 use crate::domain::SessionId;
 use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
 use serde::Deserialize;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::{Instant, sleep_until};
 use utoipa::IntoParams;
 
 /// The sessions to report events of.
@@ -39,8 +35,8 @@ impl RouteQuery for StreamEventsQuery {}
 /// `seen {sessionId, userId, upTo}`.
 ///
 /// Events are not replayed: reload the displayed data after a reconnect, and after any further
-/// `sync`. An imported session is a single event, without one per message. The stream ends within
-/// 15 s after its credentials have become invalid.
+/// `sync`. An imported session is a single event, without one per message. The stream ends within a
+/// second after its credentials have become invalid.
 #[utoipa::path(
     get, path = "/api/events", tag = "events",
     params(StreamEventsQuery),
@@ -51,43 +47,15 @@ impl RouteQuery for StreamEventsQuery {}
 )]
 pub(super) async fn stream_events(
     State(api): State<ApiState>,
-    CurrentIdentity(identity): CurrentIdentity,
+    CurrentUser(principal): CurrentUser,
     QueryParams(query): QueryParams<StreamEventsQuery>,
 ) -> ApiResult<Response> {
-    let events = api.chat.subscribe_events(&identity.principal, query.session_id).await?;
-    let stream = AuthorizedEventStream {
-        events,
-        auth: api.auth,
-        identity,
-        check_interval: api.heartbeat,
-        next_check: Instant::now() + api.heartbeat,
-    };
-    Ok(sse::stream_with_heartbeat(stream, api.heartbeat))
+    let events = api.chat.subscribe_events(&principal, query.session_id).await?;
+    Ok(sse::stream_with_heartbeat(events, api.heartbeat))
 }
 
-/// An event stream that ends when the subscriber's credentials become invalid. It has no other end.
-struct AuthorizedEventStream {
-    events: EventReader,
-    auth: Arc<Authenticator>,
-    identity: Identity,
-    /// Interval between checks of the credentials.
-    check_interval: Duration,
-    next_check: Instant,
-}
-
-impl SseSource for AuthorizedEventStream {
+impl SseSource for EventReader {
     async fn next(&mut self) -> Option<Bytes> {
-        loop {
-            // Both branches are cancel-safe, as `SseSource` requires.
-            tokio::select! {
-                event = self.events.next() => return event,
-                () = sleep_until(self.next_check) => {}
-            }
-            // While the store is unavailable the stream stays open; the next check decides.
-            if !self.auth.is_still_valid(&self.identity).await.unwrap_or(true) {
-                return None;
-            }
-            self.next_check = Instant::now() + self.check_interval;
-        }
+        Self::next(self).await
     }
 }

@@ -11,6 +11,7 @@ use crate::domain::message::{FinishReason, MessageError};
 use crate::domain::{
     FieldError, MessageType, ProjectId, Role, Session, SessionId, Status, Timestamp, Usage,
 };
+use crate::fair_pool::run_as;
 use crate::transfer::export::{ExportScope, SessionExporter};
 use axum::body::Body;
 use axum::extract::State;
@@ -94,6 +95,9 @@ pub(super) struct ExportSessionsQuery {
     format: Option<ExportFormat>,
 }
 
+/// Bytes that an open export holds: a chunk as it was read, and as it is written.
+const EXPORT_BYTES: usize = 2 << 20;
+
 impl RouteQuery for ExportSessionsQuery {
     fn check(&self, errors: &mut Vec<FieldError>) {
         if self.session_id.is_some() && self.project_id.is_some() {
@@ -134,18 +138,21 @@ pub(super) async fn export_sessions(
         (None, Some(id)) => ExportScope::Project(id),
         (None, None) => ExportScope::All,
     };
+    let user = principal.user.clone();
+    let lease = api.body_budget.lease(user.clone());
+    lease.take(EXPORT_BYTES)?;
     let export = SessionExporter::open(api.store, principal, scope, format).await?;
-    let chunks = stream::try_unfold(export, |mut export| async move {
-        Ok::<_, crate::error::Error>(
-            export.next_chunk().await?.map(|chunk| (Bytes::from(chunk), export)),
-        )
+    // The body is read by the connection, outside of the user's request.
+    let chunks = stream::try_unfold((export, user), |(mut export, user)| async move {
+        let chunk = run_as(user.clone(), export.next_chunk()).await?;
+        Ok::<_, crate::error::Error>(chunk.map(|chunk| (Bytes::from(chunk), (export, user))))
     });
     // The status line has been sent by now, so an error can only cut the connection; the missing
     // last chunk tells the client that the file is incomplete.
     let chunks = chunks.inspect_err(
         |error| tracing::warn!(error = %error.chain(), "export failed; closing the connection"),
     );
-    Ok(build_file_response(Body::from_stream(chunks), format))
+    Ok(build_file_response(lease.attach(Body::from_stream(chunks)), format))
 }
 
 fn build_file_response(body: Body, format: ExportFormat) -> Response {

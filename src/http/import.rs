@@ -1,38 +1,33 @@
-//! `/api/import`: whole sessions, parsed while the body arrives and stored one by one.
+//! `/api/import`: whole sessions, stored one by one.
 //!
-//! A form with several files is read in the order of its parts. Only ZIP archives are written to a
-//! temporary file first, because their directory is at the end.
+//! The body is received completely before an import thread reads it. The parts of a form are
+//! received and imported one after another.
 
 use super::ApiState;
 use super::auth_middleware::CurrentUser;
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
+use super::import_body::{
+    ByteAllowance, FormError, FormReceiver, ReceivedFile, parse_boundary, receive_file,
+};
+use super::import_queue::ImportPermit;
 use crate::error::{Error, ErrorKind, Result};
 use crate::transfer::import::{ImportReport, SessionImporter};
-use crate::transfer::import_files::{FileImporter, FileKind, detect_kind};
-use crate::transfer::session_reader::read_sessions;
+use crate::transfer::import_files::{FileImporter, FileKind, detect_kind, too_many_files};
 use crate::transfer::session_record::{ImportOptions, SessionRecord};
 use axum::Json;
-use axum::body::{Body, BodyDataStream};
+use axum::body::Body;
 use axum::extract::{FromRequest, Request, State};
-use axum::http::header::CONTENT_TYPE;
-use bytes::Bytes;
-use futures::{Stream, TryStreamExt};
-use multer::{Field, Multipart};
-use std::fs::File;
-use std::io::{self, Read, Seek};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use std::io::{self, Seek};
 use std::ops::ControlFlow;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use tokio::runtime::Handle;
-use tokio_util::io::{StreamReader, SyncIoBridge};
 use utoipa::ToSchema;
 
-/// Maximum size of an archive, which is stored temporarily.
-const MAX_ARCHIVE_BYTES: u64 = 4 << 30;
-/// Bytes of a form between two contents: the head of a part.
-const MAX_PART_HEAD_BYTES: u64 = 8 << 20;
+/// Files of a form. Each takes a moment even if it is empty.
+const MAX_FORM_FILES: usize = 1_000;
+/// Files of an upload, including those in its archives.
+const MAX_FILES: usize = 10_000;
+
 /// Media types of one file. Browsers and tools differ in the name of an archive's.
 const FILE_TYPES: &[&str] = &[
     "application/json",
@@ -46,14 +41,14 @@ const FILE_TYPES: &[&str] = &[
 /// (one session per line) is accepted, too, and so are the exports of ChatGPT, Claude.ai, Open
 /// WebUI, LibreChat, chat-ui and DeepSeek, as JSON or as the ZIP archive that they come in.
 #[derive(ToSchema)]
-#[allow(dead_code, reason = "describes the body, which is parsed as a stream")]
+#[allow(dead_code, reason = "describes the body, which is read from a file")]
 pub(super) struct ImportRequest {
     sessions: Vec<SessionRecord>,
 }
 
 /// Several import files in one form, JSON or ZIP. The names of the fields do not matter.
 #[derive(ToSchema)]
-#[allow(dead_code, reason = "describes the body, which is parsed as a stream")]
+#[allow(dead_code, reason = "describes the body, which is read from a file")]
 pub(super) struct ImportForm {
     #[schema(value_type = Vec<String>, format = Binary)]
     file: Vec<Vec<u8>>,
@@ -62,7 +57,7 @@ pub(super) struct ImportForm {
 /// A ZIP archive of import files.
 #[derive(ToSchema)]
 #[schema(value_type = String, format = Binary)]
-#[allow(dead_code, reason = "describes the body, which is stored as a file")]
+#[allow(dead_code, reason = "describes the body, which is read from a file")]
 pub(super) struct ImportArchive(Vec<u8>);
 
 /// The body of an import.
@@ -75,7 +70,14 @@ pub(super) enum ImportBody {
 impl FromRequest<ApiState> for ImportBody {
     type Rejection = Error;
 
-    async fn from_request(request: Request, _: &ApiState) -> Result<Self> {
+    async fn from_request(request: Request, api: &ApiState) -> Result<Self> {
+        let declared = request.headers().get(CONTENT_LENGTH);
+        let declared = declared.and_then(|length| length.to_str().ok()?.parse().ok());
+        // Refused before any of the body is read.
+        if declared.is_some_and(|length: usize| length > api.imports.max_bytes) {
+            let error = Error::too_large("body", api.imports.max_bytes);
+            return Err(error.with_limit("import_size"));
+        }
         let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         let kind = kind.unwrap_or_default().to_owned();
         let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -83,9 +85,7 @@ impl FromRequest<ApiState> for ImportBody {
             return Ok(Self::File(request.into_body()));
         }
         if essence == "multipart/form-data" {
-            let boundary = multer::parse_boundary(&kind).map_err(|error| {
-                Error::invalid_field("content-type", "must have a boundary").with_source(error)
-            })?;
+            let boundary = parse_boundary(&kind)?;
             return Ok(Self::Form(request.into_body(), boundary));
         }
         Err(Error::new(
@@ -115,67 +115,76 @@ pub(super) async fn import_sessions(
     CurrentUser(principal): CurrentUser,
     body: ImportBody,
 ) -> ApiResult<Json<Envelope<ImportReport>>> {
+    let permit = api.imports.admit(&principal.user)?;
     let options = ImportOptions {
         max_message: api.size_limits.message,
         // Otherwise anyone could put made-up sessions into the lists of other users.
         trusts_participants: principal.is_admin || api.auth.is_disabled(),
+        needs_consent: api.needs_consent,
     };
     let chat = api.chat;
     let import = SessionImporter::new(api.store, principal, options, Handle::current())
-        .with_progress(move |imported| chat.publish_import(imported));
-    // serde reads from blocking `io::Read` only, so the files are parsed on a blocking thread,
-    // which pulls the body at its own pace.
-    let task = tokio::task::spawn_blocking(move || match body {
+        .with_progress(move |imported| chat.publish_import(imported))
+        .with_pace(permit.pace());
+    let allowance = ByteAllowance::new(api.imports.max_bytes);
+    let report = match body {
         ImportBody::File(body) => {
-            let bytes = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
-            import_body(import, SyncIoBridge::new(Box::pin(bytes)))
+            let mut allowance = allowance;
+            let file = receive_file(body.into_data_stream(), &mut allowance).await?;
+            permit.run(move || import_body(import, file)).await??
         }
-        ImportBody::Form(body, boundary) => import_form(import, body, boundary),
-    });
-    let report = task.await.map_err(Error::internal)??;
+        ImportBody::Form(body, boundary) => {
+            let form = FormReceiver::new(body.into_data_stream(), boundary, allowance);
+            import_form(&permit, import, form).await?
+        }
+    };
     Ok(ok_response("Sessions imported successfully", report))
 }
 
 /// Imports a body that is one file.
-fn import_body(mut import: SessionImporter, body: impl Read) -> Result<ImportReport> {
-    match detect_kind(body) {
-        Ok((FileKind::Archive, archive)) => {
-            let mut import = FileImporter::new(import);
-            let _ = import_archive(&mut import, None, archive);
+fn import_body(mut import: SessionImporter, mut file: ReceivedFile) -> Result<ImportReport> {
+    match detect_kind_and_rewind(&mut file) {
+        Ok(FileKind::Archive) => {
+            let mut import = FileImporter::new(import).with_file_limit(MAX_FILES);
+            let _ = import.import_archive(None, file);
             import.finish()
         }
-        Ok((_, json)) => {
-            let read = read_sessions(json, |entry| import.import_session(entry));
+        Ok(_) => {
+            let read = import.read_file(file);
             import.finish(read)
         }
-        Err(error) => Err(Error::invalid_field("body", "must be complete").with_source(error)),
+        Err(error) => Err(Error::internal(error)),
     }
 }
 
-/// Imports the parts of a form. Runs where blocking is allowed.
-fn import_form(import: SessionImporter, body: Body, boundary: String) -> Result<ImportReport> {
-    let mut import = FileImporter::new(import);
-    let unread = Arc::new(AtomicU64::new(0));
-    let body =
-        PacedBody { body: body.into_data_stream(), has_yielded: false, unread: unread.clone() };
-    let mut form = Multipart::new(body, boundary);
-    let runtime = Handle::current();
+/// Imports the parts of a form, each before the next one is received.
+async fn import_form(
+    permit: &ImportPermit,
+    import: SessionImporter,
+    mut form: FormReceiver,
+) -> Result<ImportReport> {
+    let mut import = FileImporter::new(import).with_file_limit(MAX_FILES);
+    let mut count = 0;
     loop {
-        unread.store(0, Ordering::Relaxed);
-        match runtime.block_on(form.next_field()) {
-            Ok(Some(part)) => {
-                let part = PartReader {
-                    part,
-                    chunk: Bytes::new(),
-                    unread: unread.clone(),
-                    runtime: runtime.clone(),
+        match form.next_file().await {
+            Ok(Some(_)) if count == MAX_FORM_FILES => {
+                return Err(import.fail(too_many_files(MAX_FORM_FILES)));
+            }
+            Ok(Some((name, file))) => {
+                let work = move || {
+                    let flow = import_part(&mut import, &name, file);
+                    (import, flow)
                 };
-                if import_part(&mut import, part).is_break() {
+                let (returned, flow) = permit.run(work).await?;
+                import = returned;
+                count += 1;
+                if flow.is_break() {
                     return import.finish();
                 }
             }
             Ok(None) => return import.finish(),
-            Err(error) => {
+            Err(FormError::Request(error)) => return Err(import.fail(error)),
+            Err(FormError::Form(error)) => {
                 let _ = import.note_skipped("the form", error.to_string(), true);
                 return import.finish();
             }
@@ -183,93 +192,16 @@ fn import_form(import: SessionImporter, body: Body, boundary: String) -> Result<
     }
 }
 
-fn import_part(import: &mut FileImporter, mut part: PartReader<'_>) -> ControlFlow<()> {
-    let name = part.part.file_name().or(part.part.name()).unwrap_or("file").to_owned();
-    let flow = match detect_kind(&mut part) {
-        Ok((FileKind::Archive, archive)) => import_archive(import, Some(&name), archive),
-        Ok((_, file)) => import.import_file(&name, file, true),
-        Err(error) => import.skip_file(&name, error.to_string(), true),
-    };
-    // The rest of a part that could not be read, so that the next one is found.
-    let _ = io::copy(&mut part, &mut io::sink());
-    flow
-}
-
-/// Imports an archive by way of a temporary file, which has no name and vanishes with its handle.
-fn import_archive(
-    import: &mut FileImporter,
-    name: Option<&str>,
-    archive: impl Read,
-) -> ControlFlow<()> {
-    match store_temporarily(archive) {
-        Ok(file) => import.import_archive(name, file),
-        Err(error) => {
-            let reason = format!("the archive could not be stored temporarily: {error}");
-            import.skip_file(name.unwrap_or("the archive"), reason, true)
-        }
+fn import_part(import: &mut FileImporter, name: &str, mut file: ReceivedFile) -> ControlFlow<()> {
+    match detect_kind_and_rewind(&mut file) {
+        Ok(FileKind::Archive) => import.import_archive(Some(name), file),
+        Ok(_) => import.import_file(name, file, true),
+        Err(error) => import.skip_file(name, error.to_string(), true),
     }
 }
 
-fn store_temporarily(archive: impl Read) -> io::Result<File> {
-    let mut file = tempfile::tempfile()?;
-    let written = io::copy(&mut archive.take(MAX_ARCHIVE_BYTES + 1), &mut file)?;
-    if written > MAX_ARCHIVE_BYTES {
-        return Err(io::Error::other(format!("it must be at most {MAX_ARCHIVE_BYTES} bytes")));
-    }
+fn detect_kind_and_rewind(file: &mut ReceivedFile) -> io::Result<FileKind> {
+    let (kind, _) = detect_kind(&mut *file)?;
     file.rewind()?;
-    Ok(file)
-}
-
-/// The content of a part, as a blocking reader.
-struct PartReader<'a> {
-    part: Field<'a>,
-    chunk: Bytes,
-    unread: Arc<AtomicU64>,
-    runtime: Handle,
-}
-
-impl Read for PartReader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.chunk.is_empty() {
-            self.unread.store(0, Ordering::Relaxed);
-            match self.runtime.block_on(self.part.chunk()).map_err(io::Error::other)? {
-                Some(chunk) => self.chunk = chunk,
-                None => return Ok(0),
-            }
-        }
-        let length = buffer.len().min(self.chunk.len());
-        buffer[..length].copy_from_slice(&self.chunk.split_to(length));
-        Ok(length)
-    }
-}
-
-/// A body that gives one chunk at a time: the parser of forms would otherwise buffer as many as
-/// there are. Fails if the parser takes more and more without finding anything.
-struct PacedBody {
-    body: BodyDataStream,
-    has_yielded: bool,
-    /// Bytes since the parser last gave something.
-    unread: Arc<AtomicU64>,
-}
-
-impl Stream for PacedBody {
-    type Item = Result<Bytes, io::Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if std::mem::take(&mut self.has_yielded) {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        let next = Pin::new(&mut self.body).poll_next(cx);
-        let Poll::Ready(Some(Ok(chunk))) = &next else {
-            return next.map(|next| next.map(|chunk| chunk.map_err(io::Error::other)));
-        };
-        self.has_yielded = true;
-        let length = chunk.len() as u64;
-        let unread = self.unread.fetch_add(length, Ordering::Relaxed);
-        if unread > MAX_PART_HEAD_BYTES {
-            return Poll::Ready(Some(Err(io::Error::other("the head of a part is too long"))));
-        }
-        next.map(|next| next.map(|chunk| chunk.map_err(io::Error::other)))
-    }
+    Ok(kind)
 }

@@ -2,7 +2,7 @@
 
 use super::ApiState;
 use super::auth_middleware::CurrentUser;
-use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
+use super::envelope::{ApiResult, Envelope, ErrorResponse, encode_response, ok_response};
 use super::param::parse_number;
 use super::path::{PathParams, SessionPath};
 use super::query::{QueryParams, RouteQuery};
@@ -13,8 +13,8 @@ use crate::domain::memory::{MemoryOptions, MemoryStrategy};
 use crate::domain::message::MessageParts;
 use crate::domain::principal::AccessLevel;
 use crate::memory::AssembledPrompt;
-use axum::Json;
 use axum::extract::State;
+use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -55,7 +55,7 @@ pub(super) async fn preview_memory(
     CurrentUser(principal): CurrentUser,
     PathParams(SessionPath { session_id: id }): PathParams<SessionPath>,
     QueryParams(query): QueryParams<PreviewMemoryQuery>,
-) -> ApiResult<Json<Envelope<AssembledPrompt>>> {
+) -> ApiResult<Response> {
     let PreviewMemoryQuery { message, strategy, max_tokens, recall_tokens, last_messages } = query;
     let memory = MemoryOptions { strategy, max_tokens, last_messages, recall_tokens };
     // Validated like a real message, so that the preview refuses what a turn would refuse.
@@ -72,5 +72,7 @@ pub(super) async fn preview_memory(
     // The prompt contains the system prompt and the project, which participants may not see.
     let session = api.store.get_session(&principal, &id, AccessLevel::Owner).await?;
     let assembled = api.memory.preview_prompt(&session, memory, message, clock::now()).await?;
-    Ok(ok_response("Memory retrieved successfully", assembled))
+    let size = assembled.pieces.iter().map(|piece| piece.text.len()).sum();
+    let respond = move || ok_response("Memory retrieved successfully", assembled);
+    encode_response(&api, &principal.user, size, respond).await
 }

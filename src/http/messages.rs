@@ -4,7 +4,7 @@
 use super::ApiState;
 use super::auth_middleware::{CurrentUser, SessionAudit};
 use super::body::{RawJsonBody, parse_json};
-use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
+use super::envelope::{ApiResult, Envelope, ErrorResponse, encode_response, ok_response};
 use super::idempotency::{IdempotencyScope, read_idempotency_key};
 use super::param::{parse_number, parse_param};
 use super::path::{MessagePath, PathParams, SessionPath};
@@ -18,7 +18,7 @@ use crate::domain::{
     FieldError, Message, MessageId, MessageType, Principal, Role, Session, SessionId, Timestamp,
     tool,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::json::deserialize_present;
 use crate::memory::tokens;
 use crate::store::{
@@ -27,6 +27,7 @@ use crate::store::{
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
@@ -113,23 +114,32 @@ pub(super) async fn list_messages(
     CurrentUser(principal): CurrentUser,
     PathParams(SessionPath { session_id: session }): PathParams<SessionPath>,
     QueryParams(query): QueryParams<ListMessagesQuery>,
-) -> ApiResult<Json<Envelope<MessageListResponse>>> {
+) -> ApiResult<Response> {
     let format = query.format;
-    let query =
-        MessageQuery { view: query.view, slice: query.slice()?, limit: query.limit.unwrap_or(50) };
-    let page = api.store.list_messages(&principal, &session, query).await?;
-    let list = match format {
-        MessageFormat::Plain => {
-            let MessagePage { messages, has_more } = page;
-            MessageListResponse::Plain(MessageList { messages, has_more })
-        }
-        MessageFormat::Ui => {
-            let page = extend_to_first_reply(&api, &principal, &session, page).await?;
-            let messages = to_ui_messages(page.messages);
-            MessageListResponse::Ui(MessageList { messages, has_more: page.has_more })
-        }
+    let query = MessageQuery {
+        view: query.view,
+        slice: query.slice()?,
+        limit: query.limit.unwrap_or(50),
+        with_siblings: matches!(format, MessageFormat::Plain),
     };
-    Ok(ok_response("Messages retrieved successfully", list))
+    let mut page = api.store.list_messages(&principal, &session, query).await?;
+    if matches!(format, MessageFormat::Ui) {
+        page = extend_to_first_reply(&api, &principal, &session, page).await?;
+    }
+    let texts = page.messages.iter();
+    let size = texts.map(|message| message.content.len() + message.parts.as_json().len()).sum();
+    encode_response(&api, &principal.user, size, move || {
+        let MessagePage { messages, has_more } = page;
+        let list = match format {
+            MessageFormat::Plain => MessageListResponse::Plain(MessageList { messages, has_more }),
+            MessageFormat::Ui => {
+                let messages = to_ui_messages(messages);
+                MessageListResponse::Ui(MessageList { messages, has_more })
+            }
+        };
+        ok_response("Messages retrieved successfully", list)
+    })
+    .await
 }
 
 /// Extends a page that begins in the middle of a UIMessage to that message's first reply.
@@ -160,7 +170,8 @@ async fn extend_to_first_reply(
         return Ok(page);
     };
     let slice = MessageSlice::Before(first.id.clone());
-    let query = MessageQuery { view: MessageView::Path, slice, limit: MAX_PAGE_SIZE };
+    let query =
+        MessageQuery { view: MessageView::Path, slice, limit: MAX_PAGE_SIZE, with_siblings: false };
     let before = api.store.list_messages(principal, session, query).await?;
     let start = before.messages.iter().position(|message| message.id == beginning);
     // More than a page of tool calls: the message is shown in part rather than the page grow on.
@@ -183,6 +194,65 @@ pub(super) async fn get_message(
 ) -> ApiResult<Json<Envelope<Message>>> {
     let message = api.store.get_message(&principal, &session_id, &message_id).await?;
     Ok(ok_response("Message retrieved successfully", message))
+}
+
+/// A page of a message's siblings.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SiblingListResponse {
+    /// Oldest first; the message itself is among them.
+    #[schema(value_type = Vec<String>)]
+    sibling_ids: Vec<MessageId>,
+    /// Number of all siblings, including the message itself.
+    sibling_count: usize,
+    /// Whether more siblings follow.
+    has_more: bool,
+}
+
+/// The page of a list of siblings.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListSiblingsQuery {
+    /// Page size, 1 to 100 (default 100)
+    #[serde(deserialize_with = "parse_number::<_, 1, MAX_PAGE_SIZE>")]
+    limit: Option<u32>,
+    /// Only siblings after the one with this ID
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<String>)]
+    after: Option<MessageId>,
+}
+
+impl RouteQuery for ListSiblingsQuery {}
+
+/// List the IDs of a message's siblings.
+///
+/// Siblings have the same parent. A message names only the nearest ones in `siblingIds`.
+#[utoipa::path(
+    get, path = "/api/chat-sessions/{sessionId}/messages/{messageId}/siblings", tag = "messages",
+    params(MessagePath, ListSiblingsQuery),
+    responses((status = 200, body = Envelope<SiblingListResponse>), (status = "default", body = ErrorResponse))
+)]
+pub(super) async fn list_siblings(
+    State(api): State<ApiState>,
+    CurrentUser(principal): CurrentUser,
+    PathParams(MessagePath { session_id, message_id }): PathParams<MessagePath>,
+    QueryParams(query): QueryParams<ListSiblingsQuery>,
+) -> ApiResult<Json<Envelope<SiblingListResponse>>> {
+    let all = api.store.list_siblings(&principal, &session_id, &message_id).await?;
+    let first = match &query.after {
+        Some(after) => {
+            let place = all.iter().position(|id| id == after);
+            place.ok_or_else(|| Error::invalid_field("after", "must be the ID of a sibling"))? + 1
+        }
+        None => 0,
+    };
+    let sibling_count = all.len();
+    let limit = query.limit.unwrap_or(MAX_PAGE_SIZE) as usize;
+    let sibling_ids: Vec<_> = all.into_iter().skip(first).take(limit).collect();
+    let has_more = first + sibling_ids.len() < sibling_count;
+    let page = SiblingListResponse { sibling_ids, sibling_count, has_more };
+    Ok(ok_response("Siblings retrieved successfully", page))
 }
 
 /// A message to store without calling a model.

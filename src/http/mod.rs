@@ -6,9 +6,11 @@
 mod admin;
 mod auth_middleware;
 mod body;
+mod body_budget;
 mod branches;
 mod chat;
 mod connection;
+mod connection_registry;
 mod console;
 mod envelope;
 mod etag;
@@ -17,11 +19,16 @@ mod export;
 mod health;
 mod idempotency;
 mod import;
+mod import_body;
+mod import_queue;
+mod invitations;
 mod me;
 mod memory_preview;
 mod messages;
+mod metrics_page;
 mod models;
 mod nodes;
+mod open_requests;
 mod openapi;
 mod origin;
 mod param;
@@ -31,6 +38,7 @@ mod projects;
 mod query;
 mod rate_limit;
 mod render;
+mod request_body;
 mod request_id;
 mod route_policy;
 mod router;
@@ -44,11 +52,17 @@ mod ui_message;
 mod usage;
 mod v1;
 
+pub use body::MAX_CHAT_BODY;
+pub use body_budget::BodyBudget;
 pub use connection::TimeoutListener;
+pub use connection_registry::ConnectionLimits;
+pub use health::ReadinessProbe;
+pub use import_queue::ImportQueue;
+pub use metrics_page::serve_metrics;
 pub use origin::AllowedHosts;
 pub use rate_limit::RequestRateLimiter;
 pub use router::{build_router, openapi_document, route_policies};
-pub use serve::{ReadTimeouts, serve};
+pub use serve::{ConnectionPolicy, ReadTimeouts, serve};
 
 use crate::auth::Authenticator;
 use crate::chat::ChatService;
@@ -66,7 +80,12 @@ pub struct ApiState {
     pub memory: Arc<Memory>,
     pub auth: Arc<Authenticator>,
     pub rate_limiter: Arc<RequestRateLimiter>,
+    pub body_budget: Arc<BodyBudget>,
+    pub readiness: Arc<ReadinessProbe>,
+    pub imports: Arc<ImportQueue>,
     pub size_limits: SizeLimits,
+    /// Whether new participants are invited and get in when they accept.
+    pub needs_consent: bool,
     /// Values of `Host` that are accepted in addition to loopback names.
     pub allowed_hosts: Arc<AllowedHosts>,
     /// Origins whose pages may call the API from a browser.

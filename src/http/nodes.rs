@@ -4,7 +4,7 @@
 use super::ApiState;
 use super::auth_middleware::CurrentUser;
 use super::body::JsonBody;
-use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
+use super::envelope::{ApiResult, Envelope, ErrorResponse, encode_response, ok_response};
 use super::param::parse_number;
 use super::path::{NodePath, PathParams, SessionPath};
 use super::query::{QueryParams, RouteQuery};
@@ -14,8 +14,12 @@ use crate::domain::{MessageId, SessionId, UserId};
 use crate::error::{Error, ErrorKind};
 use axum::Json;
 use axum::extract::State;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
+
+/// About the size of a message in a response, besides its text.
+const MESSAGE_FIELDS_BYTES: usize = 150;
 
 /// A page of a session's nodes.
 #[derive(Serialize, ToSchema)]
@@ -54,7 +58,7 @@ pub(super) async fn list_nodes(
     CurrentUser(principal): CurrentUser,
     PathParams(SessionPath { session_id: session }): PathParams<SessionPath>,
     QueryParams(query): QueryParams<ListNodesQuery>,
-) -> ApiResult<Json<Envelope<NodeListResponse>>> {
+) -> ApiResult<Response> {
     let first = match &query.cursor {
         Some(cursor) => parse_chat_id(&session, cursor).ok_or_else(|| {
             Error::invalid_field("cursor", "must be a nextCursor of the same list")
@@ -64,10 +68,15 @@ pub(super) async fn list_nodes(
     let limit = query.limit.unwrap_or(MAX_PAGE_SIZE);
     let page = api.store.list_nodes(&principal, &session, first, limit).await?;
     let next_cursor = page.next_node.map(|number| format_chat_id(&session, number));
-    Ok(ok_response(
-        "Nodes retrieved successfully",
-        NodeListResponse { nodes: page.nodes, next_cursor },
-    ))
+    let messages = page.nodes.iter().flat_map(|node| &node.messages);
+    let size = messages.map(|message| message.text.len() + MESSAGE_FIELDS_BYTES).sum();
+    encode_response(&api, &principal.user, size, move || {
+        ok_response(
+            "Nodes retrieved successfully",
+            NodeListResponse { nodes: page.nodes, next_cursor },
+        )
+    })
+    .await
 }
 
 /// Get a node with its messages.

@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind};
 use axum::extract::{Request, State};
 use axum::http::header::{HOST, ORIGIN};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, Method, Uri};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::net::IpAddr;
@@ -31,7 +31,12 @@ fn check_host_and_origin(
     uri: &Uri,
     headers: &HeaderMap,
 ) -> Result<(), Error> {
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
+    let mut hosts = headers.get_all(HOST).iter();
+    // Of two hosts, a proxy may have looked at the other one.
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()),
+        _ => None,
+    };
     // A request line in absolute form names a host, too.
     let authorities = [host.as_ref(), uri.authority()];
     // With keys or tokens a rebound host gains nothing: browsers send it no credentials of this
@@ -50,20 +55,27 @@ fn check_host_and_origin(
         ));
     }
     // Browsers send `Origin` with every request that may change something; other clients do not.
-    let Some(origin) = headers.get(ORIGIN).filter(|_| !method.is_safe()) else { return Ok(()) };
-    let origin = origin.to_str().unwrap_or_default();
-    // The scheme may differ from the connection's: a proxy in front may terminate TLS.
-    let is_same_origin = host.is_some_and(|host| {
-        let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-        authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host.as_str()))
-    });
-    if is_same_origin || api.cors_origins.iter().any(|allowed| allowed == origin) {
+    let mut origins = headers.get_all(ORIGIN).iter();
+    let is_accepted = |origin: &HeaderValue| {
+        origin.to_str().is_ok_and(|origin| {
+            is_same_origin(origin, host.as_ref())
+                || api.cors_origins.iter().any(|allowed| allowed == origin)
+        })
+    };
+    if method.is_safe() || origins.all(is_accepted) {
         return Ok(());
     }
     Err(Error::new(
         ErrorKind::Forbidden,
         "requests from this origin are refused; add it to ECHOIC_CORS_ORIGINS",
     ))
+}
+
+/// The scheme may differ from the connection's: a proxy in front may terminate TLS.
+fn is_same_origin(origin: &str, host: Option<&Authority>) -> bool {
+    let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    let Some((authority, host)) = authority.zip(host) else { return false };
+    authority.eq_ignore_ascii_case(host.as_str())
 }
 
 /// Host names that requests may be addressed to. Loopback names are always allowed.

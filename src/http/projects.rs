@@ -226,13 +226,16 @@ impl RouteQuery for ListProjectSessionsQuery {
         if self.0.project_id.is_some() {
             errors.push(FieldError::new("projectId", "is not a parameter of this route"));
         }
+        if self.0.invited {
+            errors.push(FieldError::new("invited", "is not a parameter of this route"));
+        }
     }
 }
 
 impl IntoParams for ListProjectSessionsQuery {
     fn into_params(location: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
         let params = ListSessionsQuery::into_params(location).into_iter();
-        params.filter(|param| param.name != "projectId").collect()
+        params.filter(|param| !matches!(&*param.name, "projectId" | "invited")).collect()
     }
 }
 

@@ -165,7 +165,7 @@ impl RateLimitStatus {
 }
 
 /// The key that an address is counted under.
-fn network_prefix(address: IpAddr) -> IpAddr {
+pub(super) fn network_prefix(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         // An IPv6 client usually controls a whole /64 network, and has an address for each request.
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),

@@ -4,19 +4,17 @@ use super::ApiState;
 use super::auth_middleware::CurrentUser;
 use super::body::JsonBody;
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
+use crate::cpu_pool::run_cpu;
 use crate::error::Error;
 use crate::markup;
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 
-/// Longer texts, and those with code to highlight, are rendered on a blocking thread.
+/// Longer texts, and those with code to highlight, are rendered on a thread for
+/// computing.
 const INLINE_RENDER_LIMIT: usize = 2 << 10;
-/// Bounds the CPU time that rendering takes from turns; further requests wait.
-static BLOCKING_RENDERS: Semaphore = Semaphore::const_new(2);
 
 /// A text to render.
 #[derive(Deserialize, ToSchema)]
@@ -54,9 +52,7 @@ pub(super) async fn render_markdown(
     let html = if markdown.len() <= INLINE_RENDER_LIMIT && !has_code {
         markup::render_html(&markdown)
     } else {
-        // Held until the rendering is done.
-        let _permit = BLOCKING_RENDERS.acquire().await.map_err(Error::internal)?;
-        spawn_blocking(move || markup::render_html(&markdown)).await.map_err(Error::internal)?
+        run_cpu(move || markup::render_html(&markdown)).await?
     };
     Ok(ok_response("Markdown rendered successfully", RenderResponse { html }))
 }

@@ -2,10 +2,11 @@
 
 use super::openapi::{ApiDocument, complete_document};
 use super::route_policy::{PolicyRouter, RoutePolicy};
+use super::serve::refuse_excess_connections;
 use super::{
-    ApiState, admin, auth_middleware, branches, chat, console, events, export, health, import, me,
-    memory_preview, messages, models, nodes, openapi, origin, project_files, projects, query,
-    render, request_id, search, security_headers, sessions, turns, usage, v1,
+    ApiState, admin, auth_middleware, branches, chat, console, events, export, health, import,
+    invitations, me, memory_preview, messages, models, nodes, openapi, origin, project_files,
+    projects, query, render, request_id, search, security_headers, sessions, turns, usage, v1,
 };
 use crate::error::{Error, ErrorKind};
 use axum::Router;
@@ -76,6 +77,8 @@ fn declare_sessions(router: PolicyRouter) -> PolicyRouter {
             routes!(sessions::get_session, sessions::update_session, sessions::delete_session),
             routes!(sessions::set_session_title),
             routes!(sessions::set_session_meta),
+            routes!(invitations::accept_invitation),
+            routes!(invitations::leave_session),
             routes!(branches::set_session_head),
             routes!(branches::fork_session),
             routes!(nodes::mark_messages_seen),
@@ -84,6 +87,7 @@ fn declare_sessions(router: PolicyRouter) -> PolicyRouter {
             routes!(memory_preview::preview_memory),
             routes!(messages::list_messages),
             routes!(messages::get_message),
+            routes!(messages::list_siblings),
             routes!(export::export_sessions),
             routes!(import::import_sessions),
         ],
@@ -207,6 +211,7 @@ pub fn build_router(api: ApiState) -> Router {
     // Outermost last: a panic becomes an error, errors of `/v1` get OpenAI's format, and every
     // response gets its headers, its ID and its line in the log.
     router
+        .layer(from_fn(refuse_excess_connections))
         .layer(CatchPanicLayer::custom(handle_panic))
         .layer(from_fn(v1::encode_openai_errors))
         .layer(from_fn(security_headers::add_security_headers))

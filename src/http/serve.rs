@@ -4,24 +4,39 @@
 //! that sends one byte per minute would keep its connection forever.
 
 use super::connection::TimeoutListener;
+use super::connection_registry::{
+    ActiveRequest, ConnectionLimits, ConnectionRegistry, ConnectionSlot,
+};
+use super::request_body::TimedBody;
+use crate::error::Result;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use hyper::body::Incoming;
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use std::net::{IpAddr, SocketAddr};
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
-use tower_http::timeout::TimeoutBody;
 
-/// Connections open at the same time. Further ones wait in the listener's backlog.
-const MAX_CONNECTIONS: usize = 16 << 10;
+/// Connections over a bound that are open at the same time, to be told so. Further ones wait in the
+/// listener's backlog.
+const MAX_REFUSALS: usize = 32;
+/// Time in which a connection over a bound must send its request.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Size of a request's head. hyper itself limits the number of headers to 100.
 const MAX_HEAD_BYTES: usize = 32 << 10;
 
@@ -38,58 +53,163 @@ pub struct ReadTimeouts {
     pub body: Duration,
 }
 
+impl ReadTimeouts {
+    fn shortened(self, longest: Duration) -> Self {
+        Self { head: self.head.min(longest), body: self.body.min(longest) }
+    }
+}
+
+/// The bounds of connections.
+#[derive(Clone)]
+pub struct ConnectionPolicy {
+    pub limits: ConnectionLimits,
+    /// Peers whose address stands for many clients.
+    pub is_proxy: Arc<dyn Fn(IpAddr) -> bool + Send + Sync>,
+}
+
 /// Serves until `stop`, then stops accepting and waits for running requests to end.
 pub async fn serve(
     mut listener: TimeoutListener,
     router: Router,
     timeouts: ReadTimeouts,
+    policy: ConnectionPolicy,
     stop: CancellationToken,
 ) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let registry = ConnectionRegistry::new(policy.limits);
+    // Connections over a bound are only open until they have been told so.
+    let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
     let connections = GracefulShutdown::new();
     loop {
-        // The slot is taken before accepting, so that a connection over the limit stays in the
-        // backlog instead of being open without a task.
+        // The permit is taken before accepting, so that a connection that cannot even be refused
+        // stays in the backlog instead of being open without a task.
         let accepted = async {
-            let slot = slots.clone().acquire_owned().await;
-            (slot, listener.accept().await)
+            let permit = refusals.clone().acquire_owned().await;
+            (permit, listener.accept().await)
         };
-        let (slot, (stream, peer)) = tokio::select! {
+        let (permit, (stream, peer)) = tokio::select! {
             () = stop.cancelled() => break,
             accepted = accepted => accepted,
         };
-        let service =
-            TowerToHyperService::new(build_connection_service(router.clone(), peer, timeouts.body));
+        let admission = registry.admit(peer.ip(), (policy.is_proxy)(peer.ip()));
+        let (permit, timeouts) = match &admission {
+            Ok(_) => (None, timeouts),
+            Err(_) => (Some(permit), timeouts.shortened(REFUSAL_TIMEOUT)),
+        };
+        let slot = admission.as_ref().ok().cloned();
+        let context = RequestContext {
+            peer: PeerAddress(peer.ip()),
+            body_timeout: timeouts.body,
+            has_unread_body: stream.unread_body_flag(),
+            admission: admission.map_err(|bound| bound.to_error(policy.limits)),
+        };
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(timeouts.head)
             .max_buf_size(MAX_HEAD_BYTES)
-            .serve_connection(TokioIo::new(stream), service);
+            .keep_alive(slot.is_some())
+            .serve_connection(
+                TokioIo::new(stream),
+                TowerToHyperService::new(build_connection_service(router.clone(), context)),
+            );
         let connection = connections.watch(connection);
         tokio::spawn(async move {
             // Errors of a connection, such as a reset, are caused by its client and not logged.
-            let _ = connection.await;
-            drop(slot);
+            match slot {
+                Some(slot) => {
+                    tokio::select! { biased; () = slot.evicted() => {}, _ = connection => {} }
+                }
+                None => drop(connection.await),
+            }
+            drop(permit);
         });
     }
     connections.shutdown().await;
 }
 
-/// The service of one connection. It adds [`PeerAddress`] and the body deadline to each request.
+/// Data that a connection adds to each of its requests.
+#[derive(Clone)]
+struct RequestContext {
+    peer: PeerAddress,
+    body_timeout: Duration,
+    has_unread_body: Arc<AtomicBool>,
+    /// The place of the connection, or the reason why its requests are refused.
+    admission: Result<Arc<ConnectionSlot>>,
+}
+
+/// The service of one connection. It adds the peer's address, the connection's admission and the
+/// body deadline to each request, and keeps the connection's place for as long as the response
+/// lasts.
 fn build_connection_service(
     router: Router,
-    peer: SocketAddr,
-    body_timeout: Duration,
-) -> impl tower::Service<
-    hyper::Request<Incoming>,
-    Response = axum::response::Response,
-    Error = std::convert::Infallible,
-    Future: Send,
-> + Clone {
-    router.map_request(move |request: hyper::Request<Incoming>| {
-        let mut request: Request =
-            request.map(|body| Body::new(TimeoutBody::new(body_timeout, body)));
-        request.extensions_mut().insert(PeerAddress(peer.ip()));
-        request
+    context: RequestContext,
+) -> impl tower::Service<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
++ Clone {
+    tower::service_fn(move |request: hyper::Request<Incoming>| {
+        let router = router.clone();
+        let context = context.clone();
+        async move {
+            let active = match &context.admission {
+                Ok(slot) => match slot.begin_request() {
+                    Some(active) => Some(active),
+                    // The connection is about to be closed.
+                    None => return Ok(StatusCode::SERVICE_UNAVAILABLE.into_response()),
+                },
+                Err(_) => None,
+            };
+            let RequestContext { peer, body_timeout, has_unread_body, admission } = context;
+            has_unread_body.store(false, Ordering::Relaxed);
+            let mut request: Request =
+                request.map(|body| Body::new(TimedBody::new(body, body_timeout, has_unread_body)));
+            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(ConnectionAdmission(admission));
+            let response = router.oneshot(request).await?;
+            Ok(match active {
+                Some(active) => {
+                    response.map(|body| Body::new(ActiveBody { body, _active: active }))
+                }
+                None => response,
+            })
+        }
     })
+}
+
+/// A response's body. Its connection counts as used until it is dropped.
+struct ActiveBody {
+    body: Body,
+    _active: ActiveRequest,
+}
+
+impl hyper::body::Body for ActiveBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The place of a request's connection. Absent in a router without connections, as in some tests.
+#[derive(Clone)]
+pub(super) struct ConnectionAdmission(pub(super) Result<Arc<ConnectionSlot>>);
+
+/// Middleware that refuses requests of connections over a bound. Probes are always answered.
+pub(super) async fn refuse_excess_connections(request: Request, next: Next) -> Response {
+    let admission = request.extensions().get::<ConnectionAdmission>();
+    match admission {
+        Some(ConnectionAdmission(Err(error))) if !request.uri().path().starts_with("/health/") => {
+            error.clone().into_response()
+        }
+        _ => next.run(request).await,
+    }
 }

@@ -10,7 +10,7 @@ use super::path::{PathParams, SessionPath};
 use super::query::{QueryParams, RouteQuery};
 use crate::clock;
 use crate::domain::page::{
-    MAX_PAGE_SIZE, PagePosition, Pagination, SessionCursor, SessionQuery, SortOrder,
+    MAX_PAGE_SIZE, PagePosition, Pagination, SessionCursor, SessionQuery, SortField, SortOrder,
 };
 use crate::domain::principal::AccessLevel;
 use crate::domain::search::parse_title_terms;
@@ -43,7 +43,8 @@ pub(super) struct CreateSessionRequest {
     title: Option<String>,
     /// The project that the session belongs to.
     project_id: Option<String>,
-    /// User IDs of participants in addition to the caller, at most 99.
+    /// User IDs of participants in addition to the caller, at most 99. They are invited, unless
+    /// invitations are switched off.
     participants: Option<Vec<String>>,
     /// Data of the application: an object of up to 16 KiB.
     #[schema(value_type = Object)]
@@ -76,11 +77,15 @@ pub(super) async fn create_session(
     CurrentUser(principal): CurrentUser,
     JsonBody(body): JsonBody<CreateSessionRequest>,
 ) -> ApiResult<(StatusCode, SessionWithEtag)> {
+    let users = parse_participants(body.participants.unwrap_or_default())?;
+    let (participants, invited) =
+        if api.needs_consent { (Vec::new(), users) } else { (users, Vec::new()) };
     let new = NewSession {
         id: body.session_id.map(|id| SessionId::parse("sessionId", &id)).transpose()?,
         title: SessionTitle::from_user(body.title.as_deref())?,
         project_id: body.project_id.map(|id| ProjectId::parse("projectId", &id)).transpose()?,
-        participants: parse_participants(body.participants.unwrap_or_default())?,
+        participants,
+        invited,
         meta: parse_json_object("meta", body.meta)?.unwrap_or_default(),
         user_meta: parse_json_object("userMeta", body.user_meta)?.unwrap_or_default(),
         theme: parse_json_object("theme", body.theme)?.unwrap_or_default(),
@@ -157,6 +162,10 @@ pub(super) struct ListSessionsQuery {
     /// true, false (default) or all
     #[param(value_type = Option<String>)]
     archived: ArchivedFilter,
+    /// true for the sessions that the caller is invited to, instead of their own (default false)
+    #[serde(deserialize_with = "parse_param")]
+    #[param(value_type = Option<bool>)]
+    pub(super) invited: bool,
     /// lastMessageAt, createdAt, updatedAt or title; - for descending (default -lastMessageAt)
     #[serde(deserialize_with = "parse_param")]
     #[param(value_type = Option<String>)]
@@ -193,10 +202,17 @@ impl ListSessionsQuery {
 
     pub(super) fn into_session_query(self) -> Result<SessionQuery> {
         let search = self.search.as_deref().filter(|search| !search.trim().is_empty());
+        let position = self.position()?;
+        let mut sort = self.sort;
+        // Invited users must not learn of activity, so neither from the order nor from a cursor.
+        if self.invited && matches!(sort.field, SortField::LastMessageAt | SortField::UpdatedAt) {
+            sort.field = SortField::CreatedAt;
+        }
         Ok(SessionQuery {
-            position: self.position()?,
+            position,
             limit: self.limit.unwrap_or(20),
-            sort: self.sort,
+            sort,
+            is_of_invitations: self.invited,
             search: search.map(parse_title_terms),
             project_id: self.project_id,
             status: self.status,
@@ -259,7 +275,8 @@ pub(super) struct UpdateSessionRequest {
     /// `active`; `agent_assigned`, where a person answers instead of the model; `closed`; or
     /// another word of `a-z_`.
     status: Option<String>,
-    /// Archived sessions are left out of lists by default.
+    /// Archived sessions are left out of lists by default. The caller's own value, as is
+    /// `pinned`; while others participate, it does not change the version.
     archived: Option<bool>,
     /// Pinned sessions come first in lists.
     pinned: Option<bool>,
@@ -278,7 +295,8 @@ pub(super) struct UpdateSessionRequest {
     /// Defaults for the session's turns; replaces all of them.
     #[serde(deserialize_with = "deserialize_optional_object")]
     settings: Option<SessionSettings>,
-    /// User IDs of all participants in addition to the owner.
+    /// User IDs of all participants and invited users in addition to the owner. New ones are
+    /// invited, unless invitations are switched off.
     participants: Option<Vec<String>>,
     /// The project that the session belongs to; `null` removes it from its project.
     #[serde(deserialize_with = "deserialize_present")]
@@ -315,6 +333,7 @@ pub(super) async fn update_session(
         theme: parse_json_object("theme", body.theme)?,
         settings: body.settings.map(|settings| check_settings(&api, settings)).transpose()?,
         participants: body.participants.map(parse_participants).transpose()?,
+        needs_consent: api.needs_consent,
         project_id,
     };
     let session = api.chat.change_session(&principal, &id, change, versions, clock::now()).await?;

@@ -2,8 +2,9 @@
 //!
 //! Shape: <https://ai-sdk.dev/docs/reference/ai-sdk-core/ui-message>.
 
+use super::body::check_raw_field;
 use crate::domain::image::{MessageImage, parse_image};
-use crate::domain::message::{MessageParts, Status};
+use crate::domain::message::{MAX_PARTS, MessageParts, Status};
 use crate::domain::tool::NewToolResult;
 use crate::domain::{Message, MessageId, Role, Timestamp, Usage};
 use crate::error::{Error, Result};
@@ -39,6 +40,10 @@ struct UiMessageMetadata {
     /// Token usage of the reply.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Usage>,
+    /// Present if the message came with an import.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    imported: bool,
 }
 
 /// Converts messages of one path, oldest first.
@@ -88,6 +93,7 @@ fn to_ui_message(message: Message) -> UiMessage {
             created_at: message.created_at,
             model: message.model,
             usage: message.usage,
+            imported: message.imported,
         },
         parts,
     }
@@ -162,9 +168,9 @@ impl UiMessage {
         // `useChat` executes the tool calls after the last `step-start` only.
         self.parts.push(json!({ "type": "step-start" }));
         self.parts.extend(to_ui_parts(&message));
-        let Message { status, model, usage, .. } = message;
-        self.metadata =
-            UiMessageMetadata { status, model, usage, created_at: self.metadata.created_at };
+        let Message { status, model, usage, imported, .. } = message;
+        let created_at = self.metadata.created_at;
+        self.metadata = UiMessageMetadata { status, model, usage, created_at, imported };
     }
 }
 
@@ -234,8 +240,13 @@ pub(super) fn parse_ui_message(field: &'static str, raw: &RawValue) -> Result<Pa
         let text = error.to_string();
         Error::invalid_field(field, format!("must be a UIMessage {{id, role, parts}}: {text}"))
     };
+    check_raw_field(field, raw)?;
     let StrictObject(input): StrictObject<UiMessageInput<'_>> =
         serde_json::from_str(raw.get()).map_err(wrong)?;
+    if input.parts.len() > MAX_PARTS {
+        let message = format!("must not have more than {MAX_PARTS} parts");
+        return Err(Error::invalid_field(field, message));
+    }
     let mut texts = Vec::new();
     let mut others = Vec::new();
     let mut results = Vec::new();

@@ -67,6 +67,47 @@ impl<'a> RawObject<'a> {
     }
 }
 
+/// Parses JSON text, also with the numbers `NaN` and `Infinity`, which Python's `json` writes by
+/// default. They become null. `None` if it is no JSON in any other way.
+pub fn parse_value(json: &[u8]) -> Option<Cow<'_, RawValue>> {
+    if let Ok(value) = serde_json::from_slice(json) {
+        return Some(Cow::Borrowed(value));
+    }
+    let repaired = replace_non_finite(std::str::from_utf8(json).ok()?)?;
+    RawValue::from_string(repaired).ok().map(Cow::Owned)
+}
+
+/// Replaces numbers that are not finite by null. `None` if all are finite.
+fn replace_non_finite(json: &str) -> Option<String> {
+    let mut repaired = String::new();
+    let mut in_string = false;
+    let mut copied = 0;
+    let mut at = 0;
+    let bytes = json.as_bytes();
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\\' if in_string => at += 1,
+            b'"' => in_string = !in_string,
+            b'N' | b'I' | b'-' if !in_string => {
+                let rest = &json[at..];
+                let word = ["NaN", "Infinity", "-Infinity"]
+                    .into_iter()
+                    .find(|word| rest.starts_with(word));
+                if let Some(word) = word {
+                    repaired.push_str(&json[copied..at]);
+                    repaired.push_str("null");
+                    at += word.len();
+                    copied = at;
+                    continue;
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    (copied > 0).then(|| repaired + &json[copied..])
+}
+
 /// The string, if the value is one and it is not empty.
 pub fn parse_text(value: &RawValue) -> Option<String> {
     let text: String = serde_json::from_str(value.get()).ok()?;
@@ -163,6 +204,18 @@ mod tests {
 
     fn raw(json: &str) -> &RawValue {
         serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_become_null() {
+        let parse = |json: &str| parse_value(json.as_bytes()).map(|value| value.get().to_owned());
+        let json = r#"{"a":NaN,"b":[-Infinity,Infinity,-1],"é":"NaN \" Infinity"}"#;
+        let null = r#"{"a":null,"b":[null,null,-1],"é":"NaN \" Infinity"}"#;
+        assert_eq!(parse(json).as_deref(), Some(null));
+        assert_eq!(parse(null).as_deref(), Some(null));
+        for bad in ["{\"a\":Nan}", "N", "{\"a\":NaN", "\"NaN", "NaNNaN"] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
     }
 
     #[test]

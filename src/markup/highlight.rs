@@ -1,11 +1,14 @@
 //! Syntax highlighting: the many scopes of the grammars are reduced to a few CSS classes.
 //!
-//! Grammars are regular expressions, so crafted code can make them slow. A text has a budget of
-//! bytes and time; code beyond it stays plain.
+//! Grammars are regular expressions whose cost may grow with the square of a line, so crafted code
+//! can make them slow. Long lines stay plain, and a text has a budget of work; code beyond it stays
+//! plain as well.
 
-use std::sync::LazyLock;
-use std::time::{Duration, Instant};
-use syntect::parsing::{ParseState, Scope, ScopeStack, SyntaxReference, SyntaxSet};
+use parking_lot::Mutex;
+use std::collections::HashSet;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+use syntect::parsing::{ParseState, Scope, ScopeStack, ScopeStackOp, SyntaxReference, SyntaxSet};
 
 /// The classes used by [`render_code_block`].
 pub(super) const SPAN_CLASSES: [&str; 9] =
@@ -39,33 +42,71 @@ const SCOPE_CLASSES: [(&str, &str); 24] = [
     ("markup.deleted", "c-del"),
 ];
 
-/// Maximum size of the code highlighted in a text, and of one line of it, in bytes.
+/// Maximum size of the code highlighted in a text, in bytes.
 const MAX_CODE_BYTES: usize = 64 << 10;
-const MAX_LINE_BYTES: usize = 2000;
-/// Maximum time spent on highlighting a text.
-const MAX_DURATION: Duration = Duration::from_millis(250);
+/// Longer lines stay plain. The worst line of this size takes about 0.1 s in the worst grammar.
+const MAX_LINE_BYTES: usize = 200;
+/// Maximum sum of the squares of line lengths. 64 KiB of ordinary code stay below it.
+const MAX_SQUARED_BYTES: usize = 4_000_000;
+/// Maximum processor time of highlighting a text, for lines that are slow in spite of their length.
+const MAX_PROCESSOR_TIME: Duration = Duration::from_millis(300);
+/// Grammars that a text may use, with those embedded in others. Compiling one takes up to a second.
+const MAX_GRAMMARS_PER_TEXT: usize = 12;
+/// Compiled grammars that are kept; one takes some 5 MB. Ordinary use stays below this number.
+const MAX_COMPILED_GRAMMARS: usize = 32;
 
 /// The rest of a text's budget.
 pub(super) struct HighlightBudget {
     bytes_left: usize,
-    deadline: Option<Instant>,
+    squares_left: usize,
+    time_left: Duration,
+    grammars: HashSet<Scope>,
 }
 
 impl Default for HighlightBudget {
     fn default() -> Self {
-        Self { bytes_left: MAX_CODE_BYTES, deadline: None }
+        Self {
+            bytes_left: MAX_CODE_BYTES,
+            squares_left: MAX_SQUARED_BYTES,
+            time_left: MAX_PROCESSOR_TIME,
+            grammars: HashSet::new(),
+        }
     }
 }
 
 impl HighlightBudget {
+    /// Takes a line of at most [`MAX_LINE_BYTES`] from the budget, if there is enough left.
     fn try_spend(&mut self, line: &str) -> bool {
-        // The time starts to run with the first line of code.
-        let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + MAX_DURATION);
-        if line.len() > self.bytes_left.min(MAX_LINE_BYTES) || Instant::now() > deadline {
-            return false;
+        let square = line.len() * line.len();
+        let is_affordable = line.len() <= self.bytes_left
+            && square <= self.squares_left
+            && !self.time_left.is_zero()
+            && self.grammars.len() <= MAX_GRAMMARS_PER_TEXT;
+        if is_affordable {
+            self.bytes_left -= line.len();
+            self.squares_left -= square;
         }
-        self.bytes_left -= line.len();
-        true
+        is_affordable
+    }
+}
+
+/// The grammars and those that have been used, whose compiled regular expressions stay in memory.
+struct GrammarCache {
+    grammars: Arc<SyntaxSet>,
+    compiled: HashSet<Scope>,
+}
+
+impl GrammarCache {
+    fn load() -> Self {
+        Self { grammars: Arc::new(two_face::syntax::extra_newlines()), compiled: HashSet::new() }
+    }
+
+    /// The grammars, without their compiled expressions if there are too many of them.
+    fn borrow_grammars(&mut self) -> Arc<SyntaxSet> {
+        if self.compiled.len() > MAX_COMPILED_GRAMMARS {
+            *self = Self::load();
+        }
+        self.grammars.clone()
     }
 }
 
@@ -84,16 +125,20 @@ pub(super) fn render_code_block(
     }
     html.push_str("><code>");
     let mut rest = code;
-    if let Some(syntax) = find_syntax(language) {
-        rest = highlight_lines(&mut html, syntax, code, budget);
+    if let Some(name) = find_grammar_name(language) {
+        let grammars = GRAMMARS.lock().borrow_grammars();
+        if let Some(syntax) = grammars.find_syntax_by_token(name) {
+            rest = highlight_lines(&mut html, &grammars, syntax, code, budget);
+        }
+        GRAMMARS.lock().compiled.extend(&budget.grammars);
     }
     escape_html(&mut html, rest);
     html.push_str("</code></pre>\n");
     html
 }
 
-fn find_syntax(language: &str) -> Option<&'static SyntaxReference> {
-    let name = match language {
+fn find_grammar_name(language: &str) -> Option<&str> {
+    Some(match language {
         "" | "text" | "txt" | "plain" | "plaintext" => return None,
         // Names that are common in code fences but unknown to the grammars.
         "console" | "shell" | "zsh" | "shell-session" => "bash",
@@ -101,13 +146,13 @@ fn find_syntax(language: &str) -> Option<&'static SyntaxReference> {
         "json5" | "jsonc" => "json",
         "csharp" => "cs",
         other => other,
-    };
-    GRAMMARS.find_syntax_by_token(name)
+    })
 }
 
 /// Highlights lines until the budget is used up. Returns the rest.
 fn highlight_lines<'a>(
     html: &mut String,
+    grammars: &SyntaxSet,
     syntax: &SyntaxReference,
     code: &'a str,
     budget: &mut HighlightBudget,
@@ -117,11 +162,24 @@ fn highlight_lines<'a>(
     let mut spans = SpanWriter { html, open_class: "" };
     let mut rest = code;
     for line in code.split_inclusive('\n') {
+        if line.len() > MAX_LINE_BYTES {
+            spans.write_text("", line);
+            rest = &rest[line.len()..];
+            continue;
+        }
         if !budget.try_spend(line) {
             break;
         }
+        let known_grammars = budget.grammars.len();
+        let start = read_processor_time();
         // A line that the grammar cannot parse ends the highlighting; the rest is still shown.
-        let Ok(changes) = state.parse_line(line, &GRAMMARS) else { break };
+        let Ok(changes) = state.parse_line(line, grammars) else { break };
+        budget.grammars.extend(changes.iter().filter_map(find_pushed_grammar));
+        // The first use of a grammar compiles it, which says nothing about the text.
+        if budget.grammars.len() == known_grammars {
+            let spent = read_processor_time().saturating_sub(start);
+            budget.time_left = budget.time_left.saturating_sub(spent);
+        }
         let mut at = 0;
         for (index, change) in changes {
             let index = index.clamp(at, line.len());
@@ -138,6 +196,25 @@ fn highlight_lines<'a>(
     }
     spans.close_span();
     rest
+}
+
+/// The root scope of a grammar that begins here, such as `source.rust`.
+fn find_pushed_grammar((_, change): &(usize, ScopeStackOp)) -> Option<Scope> {
+    let ScopeStackOp::Push(scope) = change else { return None };
+    ROOT_SCOPES.iter().any(|root| root.is_prefix_of(*scope)).then_some(*scope)
+}
+
+/// Processor time of this thread. Unlike the time of day, it does not pass while others run.
+#[cfg(unix)]
+fn read_processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
+#[cfg(not(unix))]
+fn read_processor_time() -> Duration {
+    static START: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
+    START.elapsed()
 }
 
 /// Writes text with classes; adjacent text of the same class shares a span.
@@ -187,7 +264,10 @@ fn escape_html(html: &mut String, text: &str) {
     }
 }
 
-static GRAMMARS: LazyLock<SyntaxSet> = LazyLock::new(two_face::syntax::extra_newlines);
+static GRAMMARS: LazyLock<Mutex<GrammarCache>> = LazyLock::new(|| Mutex::new(GrammarCache::load()));
+
+static ROOT_SCOPES: LazyLock<Vec<Scope>> =
+    LazyLock::new(|| ["source", "text"].iter().filter_map(|name| Scope::new(name).ok()).collect());
 
 static SELECTORS: LazyLock<Vec<(Scope, &'static str)>> = LazyLock::new(|| {
     let parsed =
@@ -211,14 +291,49 @@ mod tests {
         for language in
             ["ts", "typescript", "python", "sh", "toml", "json", "dockerfile", "sql", "tsx"]
         {
-            assert!(find_syntax(language).is_some(), "{language}");
+            let grammars = GRAMMARS.lock().borrow_grammars();
+            assert!(grammars.find_syntax_by_token(language).is_some(), "{language}");
         }
     }
 
     #[test]
-    fn code_beyond_budget_stays_plain() {
+    fn long_line_stays_plain_and_the_next_is_highlighted() {
         let code = format!("let a = 1;\nlet b = \"{}\";\nlet c = 3;\n", "x".repeat(MAX_LINE_BYTES));
         let html = render_code_block("rust", &code, &mut HighlightBudget::default());
-        assert!(html.contains("let c = 3;") && html.matches("c-num").count() == 1, "{html}");
+        assert!(html.contains(&"x".repeat(MAX_LINE_BYTES)), "{html}");
+        assert_eq!(html.matches("c-num").count(), 2, "{html}");
+        assert_eq!(html.matches("c-str").count(), 0, "{html}");
+    }
+
+    #[test]
+    fn lines_of_a_text_have_a_budget_of_squares() {
+        let line = format!("{}\n", "1 ".repeat(MAX_LINE_BYTES / 2 - 1));
+        let code = line.repeat(MAX_CODE_BYTES / line.len());
+        let mut budget = HighlightBudget::default();
+        let html = render_code_block("json", &code, &mut budget);
+        assert!(MAX_CODE_BYTES - budget.bytes_left <= MAX_SQUARED_BYTES / line.len());
+        assert_eq!(html.matches('1').count(), code.matches('1').count());
+    }
+
+    #[test]
+    fn text_uses_a_bounded_number_of_grammars() {
+        let mut budget = HighlightBudget::default();
+        for syntax in GrammarCache::load().grammars.syntaxes().iter().take(40) {
+            render_code_block(&syntax.name, "x\n", &mut budget);
+        }
+        // The last line may begin several.
+        assert!(budget.grammars.len() <= MAX_GRAMMARS_PER_TEXT + 3, "{:?}", budget.grammars);
+    }
+
+    #[test]
+    fn compiled_grammars_are_dropped_beyond_a_number() {
+        let mut cache = GrammarCache::load();
+        let first = cache.borrow_grammars();
+        assert!(Arc::ptr_eq(&first, &cache.borrow_grammars()));
+        let scopes =
+            (0..=MAX_COMPILED_GRAMMARS).map(|n| Scope::new(&format!("source.g{n}")).unwrap());
+        cache.compiled.extend(scopes);
+        assert!(!Arc::ptr_eq(&first, &cache.borrow_grammars()));
+        assert!(cache.compiled.is_empty());
     }
 }

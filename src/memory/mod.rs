@@ -34,12 +34,13 @@ pub use sections::{PromptSection, SectionKind};
 pub use token_ratio::{PromptCount, TokenRatio};
 pub use tool_calls::CallingReply;
 
+use crate::cpu_pool::run_cpu;
 use crate::domain::SessionId;
 use crate::domain::image::MessageImage;
 use crate::domain::memory::{MemoryOptions, MemoryStrategy};
 use crate::domain::model::{self, TokenVocabulary};
 use crate::domain::session::SessionSettings;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::prompts::PromptTemplates;
 use crate::provider::embeddings::Embedder;
 use crate::store::{MessageSize, Store};
@@ -267,7 +268,7 @@ impl Memory {
 }
 
 impl Memory {
-    /// [`Memory::plan_prompt`] for async callers: counts long texts on a blocking thread.
+    /// [`Memory::plan_prompt`] for async callers: counts long texts on a thread for computing.
     pub async fn plan_turn(
         self: &Arc<Self>,
         settings: &SessionSettings,
@@ -286,7 +287,7 @@ impl Memory {
             let new = PlanInput { text: &text, tokens, images: &images, extra_tokens };
             memory.plan_prompt(&settings, Some(new))
         };
-        tokio::task::spawn_blocking(plan).await.map_err(Error::internal)?
+        run_cpu(plan).await?
     }
 }
 

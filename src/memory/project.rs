@@ -9,11 +9,12 @@ use super::Memory;
 use super::budget::PromptBudget;
 use super::file_relevance::rank_files;
 use super::tokens::MAX_INLINE_BYTES;
+use crate::cpu_pool::run_cpu;
 use crate::domain::message::MESSAGE_TOKEN_OVERHEAD;
 use crate::domain::model::TokenVocabulary;
 use crate::domain::project::FileEntry;
 use crate::domain::{FilePath, Principal, Project, ProjectId, Session};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::prompts::{ProjectPrompt, ProjectPromptFile, PromptTemplates};
 use crate::store::StoredFile;
 use serde::Serialize;
@@ -104,7 +105,7 @@ impl Memory {
             return renderer.render_section(&project, files).map(Some);
         }
         let render = move || renderer.render_section(&project, files).map(Some);
-        tokio::task::spawn_blocking(render).await.map_err(Error::internal)?
+        run_cpu(render).await?
     }
 }
 

@@ -3,10 +3,11 @@
 //! Every message is stored with its o200k_base count, so prompts are budgeted without counting the
 //! texts of the history again.
 
+use crate::cpu_pool::run_cpu;
 use crate::domain::model::TokenVocabulary;
 use tiktoken_rs::CoreBPE;
 
-/// Longer texts are counted on a blocking thread; up to here it takes about a millisecond.
+/// Longer texts are counted on a thread for computing; up to here it takes about a millisecond.
 pub(super) const MAX_INLINE_BYTES: usize = 16 * 1024;
 
 impl TokenVocabulary {
@@ -24,14 +25,14 @@ pub fn count_tokens(text: &str) -> u32 {
     TokenVocabulary::O200k.count_tokens(text)
 }
 
-/// [`count_tokens`] for async callers: counts long texts on a blocking thread.
+/// [`count_tokens`] for async callers: counts long texts on a thread for computing.
 pub async fn count_tokens_async(text: &str) -> u32 {
     if text.len() <= MAX_INLINE_BYTES {
         return count_tokens(text);
     }
     let owned = text.to_owned();
-    let counted = tokio::task::spawn_blocking(move || count_tokens(&owned)).await;
-    // The task is lost only while the runtime shuts down; bytes are a safe upper bound then.
+    let counted = run_cpu(move || count_tokens(&owned)).await;
+    // The count fails only if the counter panics; bytes are a safe upper bound then.
     counted.unwrap_or_else(|_| u32::try_from(text.len()).unwrap_or(u32::MAX))
 }
 

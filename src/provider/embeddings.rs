@@ -9,6 +9,12 @@ use reqwest::header::{AUTHORIZATION, HeaderValue};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+/// Longest vector. Those of known models have at most half as many numbers.
+const MAX_DIMENSIONS: usize = 8_192;
+/// Longest form of a number in a response, with the comma or line break after it.
+const MAX_NUMBER_BYTES: usize = 32;
+/// Bytes of a response in addition to its vectors.
+const RESPONSE_OVERHEAD_BYTES: usize = 256 << 10;
 /// Timeout of one batch.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -85,41 +91,48 @@ impl Embedder for OpenAiEmbedder {
         let response = request.send().await.map_err(|error| map_request_error(&error))?;
         let status = response.status();
         if !status.is_success() {
-            let body = http::read_body(response).await?;
+            let body = http::read_body(response).await.map_err(name_endpoint)?;
             let error =
                 http::errors::status_error(status.as_u16(), None, &body, self.key.as_deref());
-            let message = error.message.replacen("the provider", "the embeddings endpoint", 1);
-            return Err(ProviderError { message, ..error });
+            return Err(name_endpoint(error));
         }
-        let EmbeddingsResponse { data } =
-            response.json().await.map_err(|error| map_request_error(&error))?;
-        order_embeddings(data, texts.len()).ok_or_else(|| {
-            let message = "the embeddings endpoint did not return one valid vector for each text";
+        let max_bytes = texts.len() * MAX_DIMENSIONS * MAX_NUMBER_BYTES + RESPONSE_OVERHEAD_BYTES;
+        let body = http::read_body_within(response, max_bytes).await.map_err(name_endpoint)?;
+        let bad_response = |what: &str| {
+            let message = format!("the embeddings endpoint {what}");
             ProviderError::new(ProviderErrorKind::BadResponse, message)
-        })
+        };
+        let EmbeddingsResponse { data } = serde_json::from_slice(&body)
+            .map_err(|_| bad_response("sent a response that could not be parsed"))?;
+        order_embeddings(data, texts.len())
+            .ok_or_else(|| bad_response("did not return one valid vector for each text"))
     }
 }
 
+/// The error of an endpoint that is not the provider of replies.
+fn name_endpoint(error: ProviderError) -> ProviderError {
+    let message = error.message.replacen("the provider", "the embeddings endpoint", 1);
+    ProviderError { message, ..error }
+}
+
 fn map_request_error(error: &reqwest::Error) -> ProviderError {
-    let (kind, what) = match () {
-        () if error.is_timeout() => (ProviderErrorKind::Timeout, "timed out"),
-        () if error.is_decode() => {
-            (ProviderErrorKind::BadResponse, "sent a response that could not be parsed")
-        }
-        () => (ProviderErrorKind::ConnectionFailed, "could not be reached"),
+    let (kind, what) = match error.is_timeout() {
+        true => (ProviderErrorKind::Timeout, "timed out"),
+        false => (ProviderErrorKind::ConnectionFailed, "could not be reached"),
     };
     ProviderError::retryable(kind, format!("the embeddings endpoint {what}"))
 }
 
 /// Sorts the vectors into the order of their texts. `None` unless there is exactly one vector for
-/// each text, all of the same length.
+/// each text, all of the same length, at most [`MAX_DIMENSIONS`].
 fn order_embeddings(mut data: Vec<EmbeddingEntry>, count: usize) -> Option<Vec<Vec<f32>>> {
     data.sort_by_key(|entry| entry.index);
     let length = data.first().map_or(0, |first| first.embedding.len());
     let is_valid = |(at, entry): (usize, &EmbeddingEntry)| {
         entry.index.is_none_or(|index| index == at) && entry.embedding.len() == length
     };
-    let are_valid = length > 0 && data.len() == count && data.iter().enumerate().all(is_valid);
+    let is_length_valid = (1..=MAX_DIMENSIONS).contains(&length);
+    let are_valid = is_length_valid && data.len() == count && data.iter().enumerate().all(is_valid);
     are_valid.then(|| data.into_iter().map(|entry| to_vector(&entry.embedding)).collect())
 }
 

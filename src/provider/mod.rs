@@ -118,7 +118,34 @@ pub enum ProviderEvent {
     Model(String),
 }
 
+/// Upper bound of a reply, in bytes: texts, reasoning, calls and sources. Texts may be stored
+/// twice, in the content and among the parts, and a MongoDB document holds 16 MiB.
+pub const MAX_REPLY_BYTES: usize = 4 << 20;
+/// Bytes that each part of a reply counts in addition to its texts: about its share of the stored
+/// message.
+pub const PART_OVERHEAD_BYTES: usize = 256;
+
 impl ProviderEvent {
+    /// Bytes of this event that count toward [`MAX_REPLY_BYTES`], without data that only its
+    /// provider understands.
+    pub fn reply_bytes(&self) -> usize {
+        match self {
+            Self::Text(delta) | Self::Reasoning(delta) | Self::ToolInput { delta, .. } => {
+                delta.len()
+            }
+            Self::ToolCall { name, provider_id, .. } => {
+                PART_OVERHEAD_BYTES + name.len() + provider_id.as_ref().map_or(0, String::len)
+            }
+            Self::Source { url, title } => {
+                PART_OVERHEAD_BYTES + url.len() + title.as_ref().map_or(0, String::len)
+            }
+            Self::ToolCallData { .. } | Self::ThoughtsEnd | Self::Unsupported(_) => {
+                PART_OVERHEAD_BYTES
+            }
+            Self::Usage(_) | Self::Model(_) | Self::Finish(_) => 0,
+        }
+    }
+
     /// Whether this is a part of the reply itself.
     pub fn is_content(&self) -> bool {
         matches!(

@@ -1,10 +1,12 @@
-//! Adds timeouts to a provider and, until the first delta, retries and fallback models. After a
-//! delta was passed on, a failure ends the reply: a second attempt would repeat or contradict it.
+//! Adds timeouts and a maximum size to a provider's replies and, until the first delta, retries and
+//! fallback models. After a delta was passed on, a failure ends the reply: a second attempt would
+//! repeat or contradict it.
 
 use super::{
-    ModelInfo, Prompt, Provider, ProviderError, ProviderErrorKind, ProviderEvent, ProviderEvents,
-    RawResponse,
+    MAX_REPLY_BYTES, ModelInfo, Prompt, Provider, ProviderError, ProviderErrorKind, ProviderEvent,
+    ProviderEvents, RawResponse,
 };
+use crate::domain::message::FinishReason;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
@@ -14,6 +16,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 /// Retries per model after a retryable failure.
 const MAX_RETRIES: u32 = 2;
+/// Events before the first delta of a reply, such as usage. A server that sends more is broken.
+const MAX_EARLY_EVENTS: usize = 10_000;
 /// If an endpoint asks for a longer delay, the call fails at once.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(20);
 
@@ -86,6 +90,12 @@ impl ResilientProvider {
         // Usage may come before any text, and a server may answer 200 and then fail.
         while !head.iter().any(is_reply_event) {
             match first_token.wait_for(events.next()).await? {
+                Some(_) if head.len() > MAX_EARLY_EVENTS => {
+                    return Err(ProviderError::new(
+                        ProviderErrorKind::BadResponse,
+                        "the provider sent too many events without a reply",
+                    ));
+                }
                 Some(batch) => head.extend(batch?),
                 None => {
                     return Err(ProviderError::retryable(
@@ -97,8 +107,10 @@ impl ResilientProvider {
         }
         let next_deadline =
             Deadline::new(Instant::now(), self.policy.idle_timeout, "further token");
+        let reply_bytes = head.iter().map(ProviderEvent::reply_bytes).sum();
         let rest = DeadlineStream {
             events,
+            reply_bytes,
             next_deadline,
             turn_deadline,
             idle_timeout: self.policy.idle_timeout,
@@ -216,11 +228,13 @@ impl Deadline {
 /// The rest of a reply after its first delta, with the deadlines applied to it.
 struct DeadlineStream {
     events: ProviderEvents,
-    /// Deadline for the next delta. Empty batches, which SSE comments cause, do not extend it: an
-    /// endpoint may send comments to keep the connection open while its model is stuck.
+    /// Deadline for the next delta. Empty batches, which SSE comments cause, do not extend it, nor
+    /// does usage: an endpoint may keep the connection open while its model is stuck.
     next_deadline: Deadline,
     turn_deadline: Deadline,
     idle_timeout: Duration,
+    /// Bytes of the reply so far.
+    reply_bytes: usize,
     is_done: bool,
 }
 
@@ -228,6 +242,10 @@ impl DeadlineStream {
     async fn next_batch(mut self) -> Option<(Result<Vec<ProviderEvent>, ProviderError>, Self)> {
         if self.is_done {
             return None;
+        }
+        if self.reply_bytes >= MAX_REPLY_BYTES {
+            self.is_done = true;
+            return Some((Ok(vec![ProviderEvent::Finish(FinishReason::Length)]), self));
         }
         let batch = match self
             .next_deadline
@@ -239,10 +257,12 @@ impl DeadlineStream {
             Err(timeout) => Err(timeout),
         };
         match &batch {
-            Ok(events) if !events.is_empty() => {
-                self.next_deadline.at = Instant::now() + self.idle_timeout
+            Ok(events) => {
+                self.reply_bytes += events.iter().map(ProviderEvent::reply_bytes).sum::<usize>();
+                if events.iter().any(is_reply_event) {
+                    self.next_deadline.at = Instant::now() + self.idle_timeout;
+                }
             }
-            Ok(_) => {}
             Err(_) => self.is_done = true,
         }
         Some((batch, self))
@@ -351,6 +371,37 @@ mod tests {
             Some(&Err("the provider sent no further token within 30s".to_owned()))
         );
         assert_eq!((calls, took.as_secs()), (1, 30));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn usage_alone_does_not_extend_the_idle_timeout() {
+        let (outcome, _, took) = run_script(|_, _| {
+            let usage = |()| async {
+                sleep(Duration::from_secs(7)).await;
+                Some((Ok(vec![ProviderEvent::Usage(Usage::default())]), ()))
+            };
+            Ok(stream::iter([text_batch()]).chain(stream::unfold((), usage)).boxed())
+        })
+        .await;
+        let end = Err("the provider sent no further token within 30s".to_owned());
+        assert_eq!((outcome.unwrap().last(), took.as_secs()), (Some(&end), 30));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reply_of_maximum_size_ends_with_length() {
+        let (outcome, ..) = run_script(|_, _| {
+            let source = |at: usize| ProviderEvent::Source {
+                url: format!("https://example.com/{at}"),
+                title: None,
+            };
+            let sources = move |batch: usize| Ok((0..1_000).map(|at| source(batch + at)).collect());
+            Ok(stream::iter([text_batch()]).chain(stream::iter((0..).map(sources))).boxed())
+        })
+        .await;
+        let batches = outcome.unwrap();
+        assert_eq!(batches.len(), 18, "of about 280 KB each");
+        let end = Ok(vec![ProviderEvent::Finish(FinishReason::Length)]);
+        assert_eq!(batches.last(), Some(&end));
     }
 
     #[tokio::test(start_paused = true)]

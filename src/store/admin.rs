@@ -31,6 +31,9 @@ pub trait AdminStore: Send + Sync {
     /// Lists the users who own sessions; pages are counted from 1.
     async fn list_user_stats(&self, page: u32, limit: u32) -> Result<UserStatsPage>;
 
+    /// The number of sessions of all users.
+    async fn count_sessions(&self) -> Result<u64>;
+
     /// Lists up to `limit` sessions without activity since a time, in no particular order.
     async fn list_inactive_sessions(&self, since: Timestamp, limit: u32) -> Result<Vec<SessionId>>;
 

@@ -4,6 +4,7 @@ use crate::domain::Timestamp;
 use crate::domain::key::{ApiKey, KeyId};
 use crate::error::{Error, ErrorKind, Result};
 use async_trait::async_trait;
+use std::collections::HashSet;
 
 /// SHA-256 of a whole API key. A key has 256 random bits, so a slow hash would add no protection
 /// against guessing.
@@ -39,6 +40,9 @@ pub trait KeyStore: Send + Sync {
 
     /// Finds a key by its id.
     async fn find_key(&self, id: &KeyId) -> Result<Option<StoredKey>>;
+
+    /// Returns those of these keys that exist.
+    async fn find_existing_keys(&self, ids: Vec<KeyId>) -> Result<HashSet<KeyId>>;
 
     /// Lists all keys, oldest first.
     async fn list_keys(&self) -> Result<Vec<StoredKey>>;

@@ -3,11 +3,16 @@
 
 use super::stored_values::{decode_name, to_i64};
 use crate::domain::key::KeyId;
-use crate::domain::quota::{Quota, QuotaPeriod, QuotaScope, QuotaUnit, UsagePayer, quota_key};
+use crate::domain::quota::{
+    MAX_CALL_COST, Quota, QuotaPeriod, QuotaScope, QuotaUnit, UsagePayer, quota_key,
+};
 use crate::domain::{CallKind, ProjectId, SessionId, Status, Timestamp, TurnId, Usage, UserId};
 use crate::error::Result;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+
+/// Maximum of a user's tokens in one day that is believed: a million of the largest replies.
+pub(super) const MAX_DAILY_TOKENS: i64 = 1_000_000_000_000_000;
 
 /// Usage of one turn or background call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,8 +50,18 @@ impl LedgerEntry {
 
     /// Tokens of prompt and reply, saturating.
     pub(crate) fn total_tokens(&self) -> i64 {
-        to_i64(self.usage.prompt_tokens.saturating_add(self.usage.completion_tokens))
+        let usage = self.usage.without_absurd_counts();
+        to_i64(usage.prompt_tokens.saturating_add(usage.completion_tokens))
     }
+
+    /// The cost that counts toward quotas.
+    pub(crate) fn total_cost(&self) -> i64 {
+        self.cost.map_or(0, clamp_cost)
+    }
+}
+
+fn clamp_cost(cost: i64) -> i64 {
+    cost.clamp(0, MAX_CALL_COST)
 }
 
 /// A ledger entry in columns of text and integers, without its id and its time, which databases
@@ -72,7 +87,7 @@ pub(super) struct LedgerColumns {
 
 impl LedgerColumns {
     pub(super) fn from_entry(entry: &LedgerEntry) -> Self {
-        let usage = &entry.usage;
+        let usage = entry.usage.without_absurd_counts();
         Self {
             kind: entry.kind.as_str().to_owned(),
             session_id: entry.session_id.to_string(),
@@ -87,7 +102,7 @@ impl LedgerColumns {
             completion_tokens: to_i64(usage.completion_tokens),
             reasoning_tokens: to_i64(usage.reasoning_tokens),
             estimated: usage.estimated,
-            cost: entry.cost,
+            cost: entry.cost.map(clamp_cost),
         }
     }
 
@@ -111,8 +126,9 @@ impl LedgerColumns {
                 reasoning_tokens: self.reasoning_tokens.unsigned_abs(),
                 estimated: self.estimated,
                 ..Usage::default()
-            },
-            cost: self.cost,
+            }
+            .without_absurd_counts(),
+            cost: self.cost.map(clamp_cost),
             ended_at,
         })
     }

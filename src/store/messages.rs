@@ -21,7 +21,7 @@ pub struct NewMessage {
     /// Size of the text and its attachments in o200k_base tokens.
     pub tokens: u32,
     pub created_at: Timestamp,
-    /// Fields that only replies have; the default for other messages.
+    /// Fields that most messages other than replies do not have.
     pub reply: ReplyFields,
 }
 
@@ -46,12 +46,13 @@ impl NewMessage {
                 finish_reason: message.finish_reason,
                 error: message.error,
                 usage: message.usage,
+                imported: message.imported,
             },
         }
     }
 }
 
-/// Fields of a reply besides its text.
+/// Fields of a reply besides its text, and the mark of imported messages.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct ReplyFields {
     /// How the reply ended.
@@ -61,6 +62,8 @@ pub struct ReplyFields {
     /// Why the reply failed.
     pub error: Option<MessageError>,
     pub usage: Option<Usage>,
+    /// Whether the message came with an import.
+    pub imported: bool,
 }
 
 /// The position of a new message in the tree.
@@ -116,6 +119,8 @@ pub struct MessageQuery {
     pub view: MessageView,
     pub slice: MessageSlice,
     pub limit: u32,
+    /// Whether the messages name their siblings, which costs as much as there are siblings.
+    pub with_siblings: bool,
 }
 
 /// A page of messages, oldest first.
@@ -179,6 +184,15 @@ pub trait MessageStore: Send + Sync {
         session: &SessionId,
         id: &MessageId,
     ) -> Result<Message>;
+
+    /// Lists the ids of all messages with the same parent as this one, oldest first. Errors:
+    /// `session_not_found`, `message_not_found`.
+    async fn list_siblings(
+        &self,
+        principal: &Principal,
+        session: &SessionId,
+        id: &MessageId,
+    ) -> Result<Vec<MessageId>>;
 
     /// Returns a page of messages. Errors: `session_not_found`, `message_not_found` (the message at
     /// which the page starts).

@@ -8,6 +8,7 @@
 //! as if the caller were still waiting.
 
 mod admin;
+mod drafts;
 mod embeddings;
 mod feed;
 mod keys;
@@ -32,6 +33,10 @@ mod tree;
 mod turns;
 
 pub use admin::{AdminStore, UserStats, UserStatsPage};
+pub use drafts::{
+    DraftStore, ImportDraft, ImportEnd, ImportTarget, MAX_CHUNK_BYTES, MAX_CHUNK_MESSAGES,
+    UnknownReferences,
+};
 pub use embeddings::{EmbeddingStore, MessageEmbedding};
 pub use feed::{EventBundle, FeedPosition, FeedStore};
 pub use keys::{KeyDigest, KeyStore, StoredKey, StoredTicket};
@@ -50,7 +55,8 @@ pub use responses::{ResponseStore, StoredResponse};
 pub(crate) use rules::quota_exceeded;
 pub use search::{IndexBacklog, MessageWords, SearchStore, SessionWords};
 pub use sessions::{
-    DeleteFilter, DeletionResult, NewSession, SessionPage, SessionStore, SessionUpdate,
+    DeleteFilter, DeletionResult, NewSession, SessionMembers, SessionPage, SessionStore,
+    SessionUpdate,
 };
 pub use summaries::{PathSummary, SummaryStore};
 pub use transfer::{ImportOutcome, ImportSession, SessionChunk, TransferStore};
@@ -58,8 +64,8 @@ pub use tree::{NodePage, ReadMarkUpdate, TreeStore};
 pub use turns::{
     AdmissionCheck, BeginOutcome, BeginTurn, CancelledTurns, DuplicateIdPolicy, FinishOutcome,
     FinishTurn, LeaseHolder, LogBatch, MAX_QUEUED, MessageSize, OnBusy, OrphanedTurn, PriorResult,
-    SessionTarget, StartedTurn, TurnInput, TurnLogEntry, TurnLogStore, TurnSpec, TurnStore,
-    UserMessage,
+    SessionTarget, SkippedTurn, StartedTurn, TurnInput, TurnLogEntry, TurnLogStore, TurnSpec,
+    TurnStore, UserMessage,
 };
 
 use crate::error::Result;
@@ -77,6 +83,7 @@ pub trait Store:
     + FeedStore
     + SearchStore
     + TransferStore
+    + DraftStore
     + SummaryStore
     + EmbeddingStore
     + ResponseStore

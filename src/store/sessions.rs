@@ -7,6 +7,7 @@ use crate::domain::title::SessionTitle;
 use crate::domain::{Principal, ProjectId, Session, SessionId, Timestamp, TurnId, UserId};
 use crate::error::Result;
 use async_trait::async_trait;
+use std::collections::HashMap;
 
 #[derive(Debug, Clone, Default)]
 pub struct NewSession {
@@ -16,6 +17,8 @@ pub struct NewSession {
     pub project_id: Option<ProjectId>,
     /// Participants other than the owner.
     pub participants: Vec<UserId>,
+    /// Users who become participants when they accept.
+    pub invited: Vec<UserId>,
     /// Data of the application, opaque to the server.
     pub meta: JsonObject,
     /// Data of the application about the user.
@@ -30,8 +33,8 @@ pub struct NewSession {
 #[derive(Debug, Clone, Default)]
 pub struct SessionUpdate {
     pub title: Option<SessionTitle>,
-    /// The only field that a participant other than the owner may change.
     pub status: Option<SessionStatus>,
+    /// The caller's own value, as is `pinned`.
     pub archived: Option<bool>,
     /// Pinned sessions are listed before all others.
     pub pinned: Option<bool>,
@@ -39,26 +42,39 @@ pub struct SessionUpdate {
     pub user_meta: Option<JsonObject>,
     pub theme: Option<JsonObject>,
     pub settings: Option<SessionSettings>,
-    /// Participants other than the owner.
+    /// Users other than the owner who participate or are invited.
     pub participants: Option<Vec<UserId>>,
+    /// Whether those of `participants` who do not participate yet are invited, and get in when they
+    /// accept.
+    pub needs_consent: bool,
     /// `Some(None)` takes the session out of its project.
     pub project_id: Option<Option<ProjectId>>,
 }
 
 impl SessionUpdate {
     pub fn is_empty(&self) -> bool {
-        self.has_only_status() && self.status.is_none()
+        !self.changes_shared_fields() && !self.changes_placement()
+    }
+
+    /// Whether the update changes fields that all participants share. Only these have a version.
+    pub fn changes_shared_fields(&self) -> bool {
+        self.status.is_some() || !self.is_for_participants()
+    }
+
+    /// Whether the update changes the caller's own `archived` or `pinned`.
+    pub fn changes_placement(&self) -> bool {
+        self.archived.is_some() || self.pinned.is_some()
     }
 
     /// The access level that this update requires.
     pub fn required_access(&self) -> AccessLevel {
-        if self.has_only_status() { AccessLevel::Participant } else { AccessLevel::Owner }
+        if self.is_for_participants() { AccessLevel::Participant } else { AccessLevel::Owner }
     }
 
-    fn has_only_status(&self) -> bool {
+    /// Whether the update has only fields that every participant may change: the status, and the
+    /// caller's own values.
+    fn is_for_participants(&self) -> bool {
         self.title.is_none()
-            && self.archived.is_none()
-            && self.pinned.is_none()
             && self.meta.is_none()
             && self.user_meta.is_none()
             && self.theme.is_none()
@@ -78,6 +94,13 @@ pub struct SessionPage {
     pub next_cursor: Option<SessionCursor>,
 }
 
+/// Owner and participants of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionMembers {
+    pub owner: UserId,
+    pub participants: Vec<UserId>,
+}
+
 /// Counts of a deletion, and the turns and users it affects.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DeletionResult {
@@ -85,8 +108,8 @@ pub struct DeletionResult {
     pub messages: u64,
     /// Turns that were running or queued in the deleted sessions and can no longer finish.
     pub turns: Vec<TurnId>,
-    /// Users of the deleted session, including its owner.
-    pub participants: Vec<UserId>,
+    /// Users of the deleted session: its owner, the participants and those invited.
+    pub audience: Vec<UserId>,
 }
 
 impl DeletionResult {
@@ -125,7 +148,14 @@ pub trait SessionStore: Send + Sync {
         access: AccessLevel,
     ) -> Result<Session>;
 
-    /// Lists the sessions that `principal` owns or participates in.
+    /// Reads who may use these sessions. Those that do not exist are left out.
+    async fn list_members(
+        &self,
+        sessions: Vec<SessionId>,
+    ) -> Result<HashMap<SessionId, SessionMembers>>;
+
+    /// Lists the sessions that `principal` owns or participates in, or those that they are invited
+    /// to. Of the latter only what [`Session::redact_for_invitee`] leaves.
     async fn list_sessions(
         &self,
         principal: &Principal,
@@ -140,8 +170,9 @@ pub trait SessionStore: Send + Sync {
     ) -> Result<SessionPage>;
 
     /// Updates a session's own fields. The current version must be in `if_match` unless that is
-    /// empty. An empty update does not increment the version. Errors: `session_not_found`,
-    /// `forbidden`, `version_conflict`.
+    /// empty. An empty update does not increment the version, nor does one of the caller's own
+    /// `archived` and `pinned` while others participate. Errors: `session_not_found`, `forbidden`,
+    /// `version_conflict`.
     async fn update_session(
         &self,
         principal: &Principal,
@@ -150,6 +181,24 @@ pub trait SessionStore: Send + Sync {
         if_match: Vec<u32>,
         now: Timestamp,
     ) -> Result<Session>;
+
+    /// Makes an invited user a participant. Accepting again changes nothing. Errors:
+    /// `session_not_found`, `forbidden`.
+    async fn accept_invitation(
+        &self,
+        principal: &Principal,
+        id: &SessionId,
+        now: Timestamp,
+    ) -> Result<Session>;
+
+    /// Removes the caller from the participants or the invited users. Errors: `session_not_found`,
+    /// `forbidden` for the owner.
+    async fn leave_session(
+        &self,
+        principal: &Principal,
+        id: &SessionId,
+        now: Timestamp,
+    ) -> Result<()>;
 
     /// Deletes a session with all its messages. Errors: `session_not_found`, `forbidden`.
     async fn delete_session(&self, principal: &Principal, id: &SessionId)

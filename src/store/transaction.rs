@@ -9,8 +9,10 @@ use super::{
     DeletionResult, IdempotencyKey, ImportSession, LeaseHolder, LedgerEntry, LogBatch, NewMessage,
     NewSession, SessionUpdate, UsageTotal, UserMessage,
 };
+use crate::domain::key::KeyId;
 use crate::domain::node::NodeFill;
 use crate::domain::quota::UsagePayer;
+use crate::domain::session::ListPlacement;
 use crate::domain::title::SessionTitle;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::{Message, MessageId, Principal, Session, SessionId, Timestamp, TurnId, UserId};
@@ -37,9 +39,36 @@ pub(crate) struct SessionRow {
     /// Read mark of each user: the seq of the last message they have seen.
     #[serde(serialize_with = "serialize_sorted")]
     pub(crate) read_marks: HashMap<String, u32>,
+    /// `archived` and `pinned` of each participant who has set one of them, the owner included.
+    /// In `session` they are those of the user for whom it was read.
+    pub(crate) placements: BTreeMap<String, ListPlacement>,
 }
 
 impl SessionRow {
+    pub(crate) fn placement(&self, user: &UserId) -> ListPlacement {
+        self.placements.get(user.as_str()).copied().unwrap_or_default()
+    }
+
+    /// Sets a user's placement. One without any effect is not stored.
+    pub(crate) fn set_placement(&mut self, user: &UserId, placement: ListPlacement) {
+        if placement.is_default() {
+            self.placements.remove(user.as_str());
+        } else {
+            self.placements.insert(user.to_string(), placement);
+        }
+    }
+
+    /// The session as a user sees it, with their own placement. Users who do not participate, such
+    /// as admins, see the owner's.
+    #[must_use]
+    pub(crate) fn for_viewer(mut self, user: &UserId) -> Self {
+        let participates = self.session.participants.contains(user);
+        let placement = self.placement(if participates { user } else { &self.session.owner });
+        self.session.archived = placement.archived;
+        self.session.pinned = placement.pinned;
+        self
+    }
+
     /// Adds the chat ids of all nodes, which single reads return and lists leave out.
     pub(crate) fn into_session_with_nodes(mut self) -> Session {
         self.session.nodes = Some(Session::chat_ids(&self.session.id, self.node_count));
@@ -84,6 +113,13 @@ pub(crate) struct MessageLocation {
 pub(crate) struct LocatedMessage {
     pub(crate) id: MessageId,
     pub(crate) location: MessageLocation,
+}
+
+/// Names the siblings of a message that are nearest to it, given all of them, oldest first.
+pub(super) fn describe_siblings(message: &mut Message, siblings: &[LocatedMessage]) {
+    let index = siblings.binary_search_by_key(&message.seq, |sibling| sibling.location.seq);
+    let index = index.unwrap_or_default();
+    message.set_siblings(siblings.len(), index, |at| siblings[at].id.clone());
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +213,8 @@ pub(crate) trait SessionTransaction {
         now: Timestamp,
     ) -> Result<SessionRow>;
 
-    /// Replaces the given fields and increments the version.
+    /// Replaces the given fields and increments the version. Leaves the members to
+    /// [`save_members`](SessionTransaction::save_members).
     async fn update_session(
         &mut self,
         row: &SessionRow,
@@ -188,8 +225,10 @@ pub(crate) trait SessionTransaction {
     /// Sets the title and its source, and increments the version.
     async fn set_title(&mut self, row: &SessionRow, title: &SessionTitle) -> Result<()>;
 
-    /// Sets the fields of a newly inserted session that only imports carry: status, archived,
-    /// pinned and last seen.
+    /// Writes back the participants, the invited users and the placements of `row`.
+    async fn save_members(&mut self, row: &SessionRow) -> Result<()>;
+
+    /// Sets the fields of a newly inserted session that only imports carry: status and last seen.
     async fn set_imported_fields(&mut self, row: &SessionRow, import: &ImportSession)
     -> Result<()>;
 
@@ -227,7 +266,7 @@ pub(crate) trait MessageTransaction {
         id: &MessageId,
     ) -> Result<Option<LocatedMessage>>;
 
-    /// Reads a message with the ids of its siblings.
+    /// Reads a message with its siblings.
     async fn read_message(&mut self, row: &SessionRow, at: MessageLocation) -> Result<Message>;
 
     /// Reads the fields of a message that a turn needs.
@@ -247,9 +286,9 @@ pub(crate) trait MessageTransaction {
 
 /// Nodes of a session, and the messages that are inserted into them.
 pub(crate) trait NodeTransaction {
-    /// Hint that many messages of the session will be looked up and inserted: a remote database can
-    /// load their ids in one go.
-    async fn preload_message_ids(&mut self, _row: &SessionRow) -> Result<()> {
+    /// Hint that these ids and client ids of messages will be looked up: a remote database can find
+    /// all of them at once.
+    async fn preload_messages(&mut self, _row: &SessionRow, _ids: Vec<MessageId>) -> Result<()> {
         Ok(())
     }
 
@@ -308,6 +347,9 @@ pub(crate) trait QueueTransaction {
 
     /// Finds a session that has queued turns but no running one.
     async fn find_startable_session(&mut self) -> Result<Option<SessionId>>;
+
+    /// Whether an API key exists and has not expired.
+    async fn is_key_valid(&mut self, key: &KeyId, now: Timestamp) -> Result<bool>;
 }
 
 /// Usage within the transaction that begins or ends a turn.

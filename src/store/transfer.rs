@@ -1,11 +1,12 @@
 //! Store operations that import and export whole sessions.
 
+use super::transaction::SessionRow;
 use super::{MessageParent, NewMessage, NewSession};
-use crate::domain::session::SessionStatus;
-use crate::domain::{Message, MessageId, Principal, Session, SessionId, Timestamp};
+use crate::domain::session::{ListPlacement, SessionStatus};
+use crate::domain::{Message, MessageId, Principal, Session, SessionId, Timestamp, UserId};
 use crate::error::Result;
 use async_trait::async_trait;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Maximum number of messages in a chunk.
 const CHUNK_MESSAGES: usize = 1000;
@@ -22,8 +23,11 @@ pub struct ImportSession {
     /// session that has the default title.
     pub keep_title: bool,
     pub status: SessionStatus,
+    /// The owner's, as is `pinned`.
     pub archived: bool,
     pub pinned: bool,
+    /// `archived` and `pinned` of other participants.
+    pub placements: Vec<(UserId, ListPlacement)>,
     pub created_at: Timestamp,
     /// When the owner was last seen, if the file says so.
     pub last_seen: Option<Timestamp>,
@@ -53,14 +57,24 @@ pub struct SessionChunk {
     pub session: Session,
     /// Read mark of each user, as a seq.
     pub read_marks: HashMap<String, u32>,
+    /// `archived` and `pinned` of the participants who have set them.
+    pub placements: BTreeMap<String, ListPlacement>,
     /// Messages of all branches in the order of their seqs, without sibling ids.
     pub messages: Vec<Message>,
     bytes: usize,
 }
 
 impl SessionChunk {
-    pub(super) fn new(session: Session, read_marks: HashMap<String, u32>) -> Self {
-        Self { session, read_marks, messages: Vec::new(), bytes: 0 }
+    /// A chunk without messages. The session is as its owner sees it.
+    pub(super) fn new(row: &SessionRow) -> Self {
+        let row = row.clone().for_viewer(&row.session.owner);
+        Self {
+            session: row.session,
+            read_marks: row.read_marks,
+            placements: row.placements,
+            messages: Vec::new(),
+            bytes: 0,
+        }
     }
 
     /// Adds a message. Returns whether the chunk has room for another one.

@@ -249,7 +249,15 @@ pub struct FinishOutcome {
     /// The queued turn that has begun.
     pub next: Option<Box<StartedTurn>>,
     /// Queued turns that were removed without being started.
-    pub skipped: Vec<TurnId>,
+    pub skipped: Vec<SkippedTurn>,
+}
+
+/// A queued turn that was removed without being started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SkippedTurn {
+    pub turn_id: TurnId,
+    /// Its sender may no longer use the session, or the key it was sent with is gone.
+    pub has_lost_access: bool,
 }
 
 /// Beginning, queuing and finishing turns.

@@ -6,7 +6,7 @@ use super::external_conversation::{
 };
 use super::external_fields::{list_messages, read_any_time, read_role};
 use super::external_values::{
-    collect_text, find_id, find_text, is_set, list_entries, parse_value, to_id,
+    collect_text, find_id, find_text, is_set, list_entries, parse_value, parse_without, to_id,
 };
 use super::import_notes::ImportNotes;
 use super::session_record::SessionRecord;
@@ -15,14 +15,14 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 pub(super) fn parse_conversation(raw: &RawValue) -> Result<SessionRecord> {
-    let value = parse_value(raw);
-    let model = find_text(&value, "model");
     let mut left_out = ImportNotes::default();
+    let value = parse_without(raw, &["messages"], &mut left_out);
+    let model = find_text(&value, "model");
     let mut mended = ImportNotes::default();
     let created_at = read_any_time(&value, "createdAt", "", &mut mended);
-    let messages = list_messages(&value, "messages", &mut left_out)?.into_iter();
-    let messages =
-        messages.map(|(path, message)| convert_message(message, path, &mut mended, &model));
+    let messages = list_messages(raw, "messages", &mut left_out)?.into_iter();
+    let messages = messages
+        .map(|(path, message)| convert_message(&parse_value(message), path, &mut mended, &model));
     ExternalConversation {
         id: find_id(&value, "_id").or_else(|| find_id(&value, "id")),
         title: find_text(&value, "title"),
@@ -59,7 +59,7 @@ fn convert_message(
         id: find_id(message, "id"),
         parent,
         role,
-        blocks,
+        blocks: blocks.into(),
         created_at: read_any_time(message, "createdAt", &path, mended),
         model: model.clone(),
         is_interrupted: is_set(message, "interrupted"),

@@ -7,6 +7,7 @@
 //! archive; only their names are imported, in brackets. An invalid value is replaced and noted.
 
 use super::chatgpt_content::{ChatGptContent, convert_content};
+use super::external_values::{has_many_values, read_short_text};
 use super::import_notes::ImportNotes;
 use super::lenient_values::{
     TimeForm, convert_id, derive_unique_id, join_place, parse_role, read_id, read_time,
@@ -40,7 +41,7 @@ pub(super) fn parse_conversation(raw: &RawValue) -> Result<SessionRecord> {
     let order = tree.order_nodes(&mut mended);
     let mut converter = NodeConverter {
         tree: &tree,
-        messages: Vec::new(),
+        messages: Vec::with_capacity(nodes.len()),
         closest_messages: vec![None; nodes.len()],
         times: vec![created_at; nodes.len()],
         left_out,
@@ -48,7 +49,7 @@ pub(super) fn parse_conversation(raw: &RawValue) -> Result<SessionRecord> {
     };
     order.into_iter().for_each(|index| converter.convert_node(index));
     let head_id = converter.find_head(&conversation);
-    let title = conversation.text("title");
+    let title = read_short_text(&conversation, "title", &mut converter.left_out);
     // Without a real title the first message gives one, as for any session.
     let title = title.filter(|title| title.trim() != CHATGPT_DEFAULT_TITLE);
     let flag = |field: &str| conversation.get(field).is_some_and(|flag| flag.get() == "true");
@@ -264,6 +265,7 @@ impl NodeConverter<'_> {
         let read = |field: &str| -> Value {
             message
                 .get(field)
+                .filter(|raw| !has_many_values(raw.get()))
                 .and_then(|raw| serde_json::from_str(raw.get()).ok())
                 .unwrap_or_default()
         };

@@ -7,8 +7,8 @@
 use super::external_conversation::{ExternalConversation, ExternalMessage, MessageBlock};
 use super::external_fields::{list_messages, read_any_time, read_parent, read_role};
 use super::external_values::{
-    collect_text, find_id, find_text, is_set, list_blocks, list_entries, parse_value, render_call,
-    render_result,
+    collect_text, find_id, find_text, is_set, list_blocks, list_entries, parse_value,
+    parse_without, render_call, render_result,
 };
 use super::import_notes::ImportNotes;
 use super::session_record::SessionRecord;
@@ -24,14 +24,14 @@ const UNSUPPORTED_BLOCK: &str = "This block is not supported on your current dev
 const HIDDEN_BLOCKS: &[&str] = &["token_budget", "flag"];
 
 pub(super) fn parse_conversation(raw: &RawValue) -> Result<SessionRecord> {
-    let value = parse_value(raw);
-    let model = find_text(&value, "model");
     let mut left_out = ImportNotes::default();
+    let value = parse_without(raw, &["chat_messages"], &mut left_out);
+    let model = find_text(&value, "model");
     let mut mended = ImportNotes::default();
     let created_at = read_any_time(&value, "created_at", "", &mut mended);
-    let messages = list_messages(&value, "chat_messages", &mut left_out)?.into_iter();
-    let messages =
-        messages.map(|(path, message)| convert_message(message, path, &mut mended, &model));
+    let messages = list_messages(raw, "chat_messages", &mut left_out)?.into_iter();
+    let messages = messages
+        .map(|(path, message)| convert_message(&parse_value(message), path, &mut mended, &model));
     ExternalConversation {
         id: find_id(&value, "uuid"),
         title: find_text(&value, "name"),

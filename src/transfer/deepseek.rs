@@ -6,7 +6,8 @@ use super::external_conversation::{
 };
 use super::external_fields::{read_any_time, read_parent};
 use super::external_values::{
-    collect_text, find_id, find_text, list_blocks, list_entries, parse_value, render_result,
+    collect_text, find_id, find_text, list_blocks, list_entries, parse_value, parse_without,
+    render_result,
 };
 use super::import_notes::ImportNotes;
 use super::session_record::SessionRecord;
@@ -17,11 +18,12 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 pub(super) fn parse_conversation(raw: &RawValue) -> Result<SessionRecord> {
-    let value = parse_value(raw);
-    if !value.get("mapping").is_some_and(Value::is_object) {
+    let mapping = RawObject::from_value(raw).get("mapping");
+    if !mapping.is_some_and(|mapping| mapping.get().starts_with('{')) {
         return Err(Error::invalid_field("mapping", "must be an object of nodes"));
     }
     let mut left_out = ImportNotes::default();
+    let value = parse_without(raw, &["mapping"], &mut left_out);
     let mut mended = ImportNotes::default();
     let created_at = read_any_time(&value, "inserted_at", "", &mut mended);
     let mut messages = Vec::new();
@@ -67,7 +69,7 @@ fn convert_node(id: &str, node: &Value, mended: &mut ImportNotes) -> ExternalMes
         id: Some(id.to_owned()),
         parent,
         role: if is_kind("REQUEST") { Role::User } else { Role::Assistant },
-        blocks,
+        blocks: blocks.into(),
         created_at: read_any_time(message, "inserted_at", &path, mended),
         model: find_text(message, "model"),
         is_interrupted: false,

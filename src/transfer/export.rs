@@ -4,9 +4,11 @@
 //! Used by `http` and `cli`, which request chunks at the pace of the reader.
 
 use super::markdown::MarkdownWriter;
+use crate::cpu_pool::run_cpu;
 use crate::domain::export_format::ExportFormat;
 use crate::domain::message::{FinishReason, MessageError, MessageParts};
 use crate::domain::principal::AccessLevel;
+use crate::domain::session::ListPlacement;
 use crate::domain::{
     Message, MessageId, MessageType, Principal, ProjectId, Role, SessionId, Status, Timestamp,
     Usage, UserId,
@@ -63,6 +65,8 @@ struct OpenSession {
     pending_marks: HashMap<u32, Vec<String>>,
     /// Read marks by user, with the ids of written messages.
     read_marks: BTreeMap<String, MessageId>,
+    /// `archived` and `pinned` of participants other than the owner.
+    placements: BTreeMap<String, ListPlacement>,
 }
 
 impl SessionExporter {
@@ -152,7 +156,11 @@ impl SessionExporter {
                 };
                 self.sessions_started += 1;
                 let mut text = separator.as_bytes().to_vec();
-                let open = OpenSession::begin_session(id, chunk, &mut text)?;
+                let mut open = OpenSession::begin_session(id, chunk, &mut text)?;
+                // How others arrange their lists is nothing of the owner's.
+                if !self.principal.is_admin {
+                    open.placements.clear();
+                }
                 return self.write_chunk(open, text).await;
             }
         }
@@ -165,7 +173,12 @@ impl SessionExporter {
         mut open: OpenSession,
         mut text: Vec<u8>,
     ) -> Result<Option<Vec<u8>>> {
-        let last = open.write_messages(&mut text)?;
+        let last;
+        (open, text, last) = run_cpu(move || {
+            let last = open.write_messages(&mut text)?;
+            Ok::<_, Error>((open, text, last))
+        })
+        .await??;
         let rest = match last {
             // A chunk may end in the middle of the session, and messages may have been added since
             // it began.
@@ -228,6 +241,8 @@ impl OpenSession {
         for (user, seq) in std::mem::take(&mut chunk.read_marks) {
             pending_marks.entry(seq).or_default().push(user);
         }
+        let mut placements = std::mem::take(&mut chunk.placements);
+        placements.remove(chunk.session.owner.as_str());
         let count = chunk.session.messages_count;
         Ok(Self {
             id,
@@ -236,6 +251,7 @@ impl OpenSession {
             has_messages: false,
             pending_marks,
             read_marks: BTreeMap::new(),
+            placements,
         })
     }
 
@@ -264,6 +280,10 @@ impl OpenSession {
         if !self.read_marks.is_empty() {
             text.extend_from_slice(b",\"readMarks\":");
             write_json(text, &self.read_marks)?;
+        }
+        if !self.placements.is_empty() {
+            text.extend_from_slice(b",\"placements\":");
+            write_json(text, &self.placements)?;
         }
         text.push(b'}');
         Ok(())

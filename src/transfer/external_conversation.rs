@@ -18,6 +18,9 @@ use std::collections::{HashMap, HashSet};
 /// Titles that products give to conversations without one, in lower case.
 const DEFAULT_TITLES: &[&str] = &["new chat", "new conversation", "untitled", "untitled chat"];
 
+/// More bytes than any of them has.
+const MAX_DEFAULT_TITLE_BYTES: usize = 100;
+
 /// Ids that stand for no parent: those of LibreChat and Claude.ai.
 const ROOT_IDS: &[&str] =
     &["00000000-0000-0000-0000-000000000000", "00000000-0000-4000-8000-000000000000"];
@@ -43,7 +46,7 @@ pub(super) struct ExternalMessage {
     pub(super) id: Option<String>,
     pub(super) parent: ParentLink,
     pub(super) role: Role,
-    pub(super) blocks: Vec<MessageBlock>,
+    pub(super) blocks: Box<[MessageBlock]>,
     pub(super) created_at: Option<Timestamp>,
     pub(super) model: Option<String>,
     /// Whether the reply was stopped or cut off.
@@ -102,9 +105,12 @@ impl MessageBlock {
 
 impl ExternalConversation {
     pub(super) fn into_record(mut self) -> Result<SessionRecord> {
-        let title = self.title.as_deref().map(str::trim).filter(|title| {
-            !title.is_empty() && !DEFAULT_TITLES.contains(&title.to_lowercase().as_str())
-        });
+        let is_default = |title: &str| {
+            let is_short = title.len() <= MAX_DEFAULT_TITLE_BYTES;
+            is_short && DEFAULT_TITLES.contains(&title.to_lowercase().as_str())
+        };
+        let title = self.title.as_deref().map(str::trim);
+        let title = title.filter(|title| !title.is_empty() && !is_default(title));
         let title = title.map(replace_nul);
         let session_id = self.id.as_deref().map(convert_id);
         let seed = session_id.as_deref().unwrap_or_default();
@@ -212,6 +218,7 @@ fn add_messages(
     let started_at = record.created_at;
     let order = tree.order_parents_first(&messages, &mut record.mended);
     let mut messages: Vec<_> = messages.into_iter().map(Some).collect();
+    record.messages.reserve_exact(messages.len());
     // The closest message with content at or above each message, with its time.
     let mut closest: Vec<Option<(usize, Option<Timestamp>)>> = vec![None; messages.len()];
     let mut newest: Option<(usize, Option<Timestamp>)> = None;
@@ -291,7 +298,7 @@ fn to_message_record(
 /// Text and parts of a message. Only replies have reasoning and sources; elsewhere these are text.
 fn convert_blocks(
     record: &mut SessionRecord,
-    blocks: Vec<MessageBlock>,
+    blocks: Box<[MessageBlock]>,
     is_reply: bool,
     path: &str,
 ) -> (String, Vec<MessagePart>) {
@@ -379,7 +386,7 @@ pub(super) mod tests {
             id: Some(id.to_owned()),
             parent: ParentLink::Message(parent.to_owned()),
             role: Role::User,
-            blocks: vec![MessageBlock::Text(text.to_owned())],
+            blocks: Box::new([MessageBlock::Text(text.to_owned())]),
             created_at: None,
             model: None,
             is_interrupted: false,
@@ -429,8 +436,11 @@ pub(super) mod tests {
 
     #[test]
     fn order_of_reasoning_and_text_is_kept_where_it_matters() {
-        let reply =
-            |blocks| ExternalMessage { role: Role::Assistant, blocks, ..message("a", "", "") };
+        let reply = |blocks: Vec<MessageBlock>| ExternalMessage {
+            role: Role::Assistant,
+            blocks: blocks.into(),
+            ..message("a", "", "")
+        };
         let reasoning = || MessageBlock::Reasoning("r".to_owned());
         let text = |text: &str| MessageBlock::Text(text.to_owned());
         let usual = convert(vec![reply(vec![reasoning(), text("t"), text("u")])], None);
@@ -442,7 +452,7 @@ pub(super) mod tests {
         let parts = r#"[{"type":"text","text":"t"},{"type":"reasoning","text":"r"},{"type":"text","text":"u�"}]"#;
         assert_eq!(render_messages(&mixed), [format!("a< assistant: t\n\nu\u{fffd} {parts}")]);
         // A user has no reasoning.
-        let user = ExternalMessage { blocks: vec![reasoning()], ..message("a", "", "") };
+        let user = ExternalMessage { blocks: Box::new([reasoning()]), ..message("a", "", "") };
         assert_eq!(render_messages(&convert(vec![user], None)), ["a< user: r"]);
     }
 }

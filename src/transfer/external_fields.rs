@@ -7,24 +7,26 @@ use super::import_notes::ImportNotes;
 use super::lenient_values::{convert_role, join_place, parse_role};
 use crate::domain::{Role, Timestamp};
 use crate::error::{Error, Result};
+use crate::json::lenient::{RawObject, parse_list};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
-/// The messages of a list, with their paths. Entries that are not objects are noted. Fails for a
-/// value that is not a list.
+/// The messages of a list, with their paths. They are not parsed, so that only one at a time takes
+/// several times the size of its text. Entries that are not objects are noted. Fails for a value
+/// that is not a list.
 pub(super) fn list_messages<'a>(
-    value: &'a Value,
+    raw: &'a RawValue,
     field: &'static str,
     left_out: &mut ImportNotes,
-) -> Result<Vec<(String, &'a Value)>> {
-    let list = match value.get(field) {
-        None | Some(Value::Null) => return Ok(Vec::new()),
-        Some(Value::Array(list)) => list,
-        Some(_) => return Err(Error::invalid_field(field, "must be a list of messages")),
-    };
-    let mut messages = Vec::with_capacity(list.len());
-    for (index, message) in list.iter().enumerate() {
+) -> Result<Vec<(String, &'a RawValue)>> {
+    let Some(list) = RawObject::from_value(raw).get(field) else { return Ok(Vec::new()) };
+    if !list.get().starts_with('[') {
+        return Err(Error::invalid_field(field, "must be a list of messages"));
+    }
+    let mut messages = Vec::new();
+    for (index, message) in parse_list(list).into_iter().enumerate() {
         let path = format!("{field}[{index}]");
-        match message.is_object() {
+        match message.get().starts_with('{') {
             true => messages.push((path, message)),
             false => left_out.add("message", &path),
         }

@@ -5,14 +5,15 @@
 //! read one after another, within limits against archives that expand to a multiple of their size.
 
 use super::import::{ImportReport, SessionImporter, SkippedFile};
-use super::session_reader::{ReadError, read_sessions};
-use crate::error::{Error, Result};
+use super::session_reader::ReadError;
+use crate::error::{Error, ErrorKind, Result};
 use serde_json::error::Category;
 use serde_json::json;
 use std::cell::Cell;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::ControlFlow;
 use std::rc::Rc;
+use std::sync::Arc;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
@@ -28,6 +29,8 @@ const MAX_NAMED_FILES: usize = 3;
 const MAX_DIRECTORY_BYTES: u64 = 8 << 20;
 /// Times of its own size that an archive or an entry may expand to. Text seldom exceeds 20.
 const MAX_EXPANSION: u64 = 200;
+/// Maximum size of an entry, which is unpacked to a temporary file.
+const MAX_ENTRY_BYTES: u64 = 4 << 30;
 /// Bytes that every archive and entry may expand to.
 const FREE_EXPANSION: u64 = if cfg!(test) { 1 << 20 } else { 64 << 20 };
 
@@ -60,15 +63,22 @@ pub fn detect_kind<R: Read>(mut file: R) -> io::Result<(FileKind, impl Read)> {
     Ok((kind, io::Cursor::new(head).chain(file)))
 }
 
+/// Told the number of bytes that were read.
+type ByteCounter = Arc<dyn Fn(u64) + Send + Sync>;
+
 /// An import of several files in progress.
 pub struct FileImporter {
     sessions: SessionImporter,
     skipped: Vec<SkippedFile>,
     skipped_count: u64,
     file_count: usize,
+    /// Files that the import may have.
+    max_files: usize,
+    /// The limit that ended the import.
+    excess: Option<Error>,
     /// A file was read to its end, though it may have had no sessions.
     has_read_file: bool,
-    on_bytes: Rc<dyn Fn(u64)>,
+    on_bytes: ByteCounter,
 }
 
 impl FileImporter {
@@ -78,15 +88,23 @@ impl FileImporter {
             skipped: Vec::new(),
             skipped_count: 0,
             file_count: 0,
+            max_files: usize::MAX,
+            excess: None,
             has_read_file: false,
-            on_bytes: Rc::new(|_| {}),
+            on_bytes: Arc::new(|_| {}),
         }
     }
 
     /// Calls `on_bytes` with the compressed bytes of archives read since the last call.
     #[must_use]
-    pub fn with_archive_progress(self, on_bytes: impl Fn(u64) + 'static) -> Self {
-        Self { on_bytes: Rc::new(on_bytes), ..self }
+    pub fn with_archive_progress(self, on_bytes: impl Fn(u64) + Send + Sync + 'static) -> Self {
+        Self { on_bytes: Arc::new(on_bytes), ..self }
+    }
+
+    /// Bounds the number of files, including the entries of archives.
+    #[must_use]
+    pub fn with_file_limit(self, max_files: usize) -> Self {
+        Self { max_files, ..self }
     }
 
     /// Imports a file of JSON. `is_expected` marks one that has to be an export, because it was
@@ -111,14 +129,13 @@ impl FileImporter {
             FileKind::Other => return self.note_skipped(name, "is not JSON", is_expected),
         }
         let before = self.sessions.begin_file(name);
-        let sessions = &mut self.sessions;
-        let read = read_sessions(file, |entry| sessions.import_session(entry));
+        let read = self.sessions.read_file(file);
         let imported = self.sessions.imported_since(&before);
         let Err(error) = read else {
             self.has_read_file = true;
             return ControlFlow::Continue(());
         };
-        if self.sessions.has_store_error() {
+        if self.sessions.has_stopped() {
             return ControlFlow::Break(());
         }
         // Entries of a file without sessions are not worth a line each.
@@ -156,6 +173,10 @@ impl FileImporter {
             }
         };
         bytes_left.set(u64::MAX);
+        if self.file_count.saturating_add(archive.len()) > self.max_files {
+            self.excess = Some(too_many_files(self.max_files));
+            return ControlFlow::Break(());
+        }
         let expansion_left = Rc::new(Cell::new(allowed_expansion(size)));
         for index in 0..archive.len() {
             let entry = archive.name_for_index(index).and_then(Result::ok);
@@ -182,6 +203,13 @@ impl FileImporter {
             Err(error) => return self.skip_file(name, error.to_string(), true),
         };
         let compressed = entry.compressed_size();
+        if entry.size() > MAX_ENTRY_BYTES {
+            return self.skip_file(
+                name,
+                format!("expands to more than {MAX_ENTRY_BYTES} bytes"),
+                true,
+            );
+        }
         let limit = allowed_expansion(compressed);
         if entry.size() > limit.min(expansion_left.get()) {
             let reason = format!("expands to more than {MAX_EXPANSION} times its size");
@@ -232,10 +260,20 @@ impl FileImporter {
         ControlFlow::Continue(())
     }
 
+    /// The error that ended the import, with the number of imported sessions as `details.imported`.
+    pub fn fail(&self, error: Error) -> Error {
+        let mut details = error.details.clone().unwrap_or_else(|| json!({}));
+        details["imported"] = json!(self.sessions.imported_count());
+        error.with_details(details)
+    }
+
     /// The outcome; an error if there was no file to import, or if the only one is damaged. The
     /// export of an account without sessions is no error. Errors carry the number of imported
     /// sessions as `details.imported`.
     pub fn finish(self) -> Result<ImportReport> {
+        if let Some(error) = &self.excess {
+            return Err(self.fail(error.clone()));
+        }
         let is_single = self.file_count == 1;
         let mut report = self.sessions.finish(Ok(()))?;
         if is_single {
@@ -250,6 +288,13 @@ impl FileImporter {
         report.skipped_files = self.skipped;
         Ok(report)
     }
+}
+
+pub fn too_many_files(limit: usize) -> Error {
+    let bound = format!("must have at most {limit} files");
+    Error::new(ErrorKind::PayloadTooLarge, format!("an import {bound}; send fewer at a time"))
+        .with_details(json!({ "body": bound }))
+        .with_limit("import_files")
 }
 
 /// The error for files without anything to import.
@@ -271,9 +316,9 @@ fn describe_failure(files: &[SkippedFile], imported: usize) -> Error {
 /// than a file of another kind that lies in the same place.
 fn is_damage(error: &ReadError, name: &str) -> bool {
     match error {
-        ReadError::UnreadableFormat(_) => true,
+        ReadError::UnreadableFormat(_) | ReadError::TooManySessions => true,
         ReadError::Json { has_sessions: true, .. } => true,
-        ReadError::Json { error, .. } => match error.classify() {
+        ReadError::Json { error, .. } => match error.category {
             Category::Io => true,
             Category::Syntax | Category::Eof => {
                 let name = name.to_ascii_lowercase();
@@ -330,7 +375,7 @@ impl<R: Seek> Seek for BudgetReader<R> {
 
 /// Reports an entry's share of its archive when it is read, and the rest when it is left.
 struct EntryProgress {
-    on_bytes: Rc<dyn Fn(u64)>,
+    on_bytes: ByteCounter,
     compressed: u64,
     size: u64,
     read: u64,

@@ -48,6 +48,16 @@ impl ImportNotes {
     pub fn into_list(self) -> Vec<ImportNote> {
         self.0
     }
+
+    /// The notes; as a single one if they are more than `room`.
+    pub fn into_short_list(mut self, room: usize) -> Vec<ImportNote> {
+        if self.0.len() > room.max(1) {
+            let count = self.0.iter().map(|note| note.count).sum();
+            self.0.truncate(1);
+            self.0[0] = ImportNote { kind: OTHER_KINDS.to_owned(), count, ..self.0[0].clone() };
+        }
+        self.0
+    }
 }
 
 #[cfg(test)]
@@ -67,6 +77,17 @@ mod tests {
             first: first.to_owned(),
         };
         assert_eq!(notes.into_list(), [note("createdAt", 2, "a"), note("role", 1, "c")]);
+    }
+
+    #[test]
+    fn notes_without_room_become_one() {
+        let mut notes = ImportNotes::default();
+        notes.add("createdAt", "a");
+        notes.add_many("role", 2, "b");
+        let list = notes.into_short_list(0);
+        assert_eq!((list.len(), list[0].kind.as_str(), list[0].count), (1, "other", 3));
+        assert_eq!(list[0].first, "a");
+        assert!(ImportNotes::default().into_short_list(0).is_empty());
     }
 
     #[test]

@@ -3,16 +3,19 @@
 
 use super::import_notes::ImportNotes;
 use super::lenient_values::{convert_id, derive_unique_id, join_place};
+use super::message_index::{break_cycles, order_messages};
 use super::message_record::{MessageRecord, derive_message_id};
 use crate::domain::content::MessageBody;
 use crate::domain::message::{MAX_PARTS_BYTES, MessageParts};
 use crate::domain::text::truncate_chars;
 use crate::domain::{MessageId, Principal, Role, SessionId, Timestamp, UserId};
+use crate::error::Result;
 use crate::json::StrictObject;
 use crate::json::lenient::parse_list;
 use crate::memory::tokens;
 use crate::store::{MessageParent, NewMessage, ReplyFields};
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
 
 /// Maximum size of a message's text in bytes. The output of models and tools should be
@@ -21,6 +24,8 @@ const MAX_TEXT_BYTES: usize = MAX_PARTS_BYTES;
 /// Maximum size of a message's text and parts together, in bytes. MongoDB stores documents of up to
 /// 16 MiB.
 const MAX_MESSAGE_BYTES: usize = 12 << 20;
+/// Maximum number of a message's parts. Replies of many steps have some hundreds.
+const MAX_IMPORTED_PARTS: usize = 10_000;
 /// Room for the mark in a text that was cut.
 const CUT_MARK_BYTES: usize = 100;
 const MAX_MODEL_CHARS: usize = 1000;
@@ -32,17 +37,19 @@ const MAX_PIECE_BYTES: usize = 256 << 10;
 pub(super) struct MessageContext<'a> {
     pub(super) principal: &'a Principal,
     pub(super) session: &'a SessionId,
+    /// Users in whose names messages are imported; `None` for anyone.
+    pub(super) senders: Option<&'a [UserId]>,
     pub(super) now: Timestamp,
 }
 
-/// A message with its valid and unique id, and the entry that it follows.
-struct IdentifiedMessage {
-    id: String,
-    parent: RecordParent,
-    record: MessageRecord,
-    place: String,
+/// Converts the messages of a session for the store.
+pub(super) struct MessageConverter<'a> {
+    context: MessageContext<'a>,
+    /// Parts of the SHA-256 of the client's ids.
+    client_ids: HashSet<[u8; 16]>,
 }
 
+/// The message that an entry follows.
 enum RecordParent {
     /// The preceding message; for the first one, the head of the session.
     Preceding,
@@ -53,25 +60,36 @@ enum RecordParent {
     Stored(String),
 }
 
-/// Converts the messages, parents before children.
-pub(super) fn convert_messages(
-    context: &MessageContext<'_>,
-    records: Vec<StrictObject<MessageRecord>>,
+/// Converts the messages of a record, parents before children, and hands each to `take` with its
+/// path in the file.
+pub(super) fn convert_records(
+    converter: &mut MessageConverter<'_>,
+    mut records: Vec<StrictObject<MessageRecord>>,
     left_out: &mut ImportNotes,
     mended: &mut ImportNotes,
-) -> Vec<(NewMessage, MessageParent)> {
-    let mut entries = identify_messages(context.session, records, mended);
-    break_cycles(&mut entries, mended);
-    let order = order_messages(&entries);
+    mut take: impl FnMut(NewMessage, MessageParent, String, &mut ImportNotes) -> Result<()>,
+) -> Result<()> {
+    identify_messages(converter.session(), &mut records, mended);
+    let mut parents = resolve_parents(&mut records);
+    let mut indexes: Vec<Option<u32>> =
+        parents.iter().enumerate().map(|(index, parent)| parent.index(index)).collect();
+    for first in break_cycles(&mut indexes) {
+        parents[first as usize] = RecordParent::Root;
+        let StrictObject(record) = &records[first as usize];
+        mended.add("parentId", &join_place(record.place(), "parentId"));
+    }
+    let order = order_messages(&indexes);
+    drop(indexes);
     let is_reordered = !order.is_sorted();
-    let ids: Vec<MessageId> =
-        entries.iter().map(|entry| MessageId::new_unchecked(entry.id.as_str())).collect();
-    let mut client_ids = HashSet::new();
-    let mut slots: Vec<Option<IdentifiedMessage>> = entries.into_iter().map(Some).collect();
-    let mut messages = Vec::with_capacity(order.len());
-    for index in order {
-        let Some(mut entry) = slots[index].take() else { continue };
-        let parent = match std::mem::replace(&mut entry.parent, RecordParent::Root) {
+    let ids: Vec<MessageId> = records
+        .iter_mut()
+        .map(|StrictObject(record)| MessageId::new_unchecked(record.id.take().unwrap_or_default()))
+        .collect();
+    for index in order.into_iter().map(|index| index as usize) {
+        // Frees the message once it is handed over.
+        let empty = StrictObject(MessageRecord::from_role(Role::User));
+        let StrictObject(mut record) = std::mem::replace(&mut records[index], empty);
+        let parent = match std::mem::replace(&mut parents[index], RecordParent::Root) {
             RecordParent::Root => MessageParent::Root,
             RecordParent::Stored(id) => MessageParent::Message(MessageId::new_unchecked(id)),
             RecordParent::Entry(parent) => MessageParent::Message(ids[parent].clone()),
@@ -81,152 +99,153 @@ pub(super) fn convert_messages(
             }
             RecordParent::Preceding => MessageParent::Head,
         };
-        if let Some(id) = &entry.record.client_message_id
-            && (MessageId::parse("id", id).is_err() || !client_ids.insert(id.clone()))
-        {
-            mended.add("clientMessageId", &join_place(&entry.place, "clientMessageId"));
-            entry.record.client_message_id = None;
-        }
-        messages.push((convert_message(context, entry, left_out, mended), parent));
+        let place = record.error_path.take().unwrap_or_default();
+        let message = converter.convert(ids[index].to_string(), record, &place, left_out, mended);
+        take(message, parent, place, mended)?;
     }
-    messages
+    Ok(())
 }
 
-/// Gives each message a valid and unique id, and resolves parents within the file.
+/// Gives each message a valid and unique id, and a path.
 fn identify_messages(
     session: &SessionId,
-    records: Vec<StrictObject<MessageRecord>>,
+    records: &mut [StrictObject<MessageRecord>],
     mended: &mut ImportNotes,
-) -> Vec<IdentifiedMessage> {
-    let mut indexes: HashMap<String, usize> = HashMap::with_capacity(records.len());
+) {
+    let mut seen: HashSet<String> = HashSet::with_capacity(records.len());
     let mut occurrences: HashMap<String, usize> = HashMap::new();
-    let mut entries = Vec::with_capacity(records.len());
-    for (index, StrictObject(mut record)) in records.into_iter().enumerate() {
-        let place = record.error_path.take().unwrap_or_else(|| format!("messages[{index}]"));
+    for (index, StrictObject(record)) in records.iter_mut().enumerate() {
+        if record.error_path.is_none() {
+            record.error_path = Some(format!("messages[{index}]"));
+        }
+        let place = record.place();
         let mut id = match &record.id {
             Some(id) => convert_id(id),
-            None => derive_message_id(session, &record, index).to_string(),
+            None => derive_message_id(session, record, index).to_string(),
         };
         let is_converted = record.id.as_ref().is_some_and(|original| *original != id);
-        let is_repeated = indexes.contains_key(&id);
+        let is_repeated = seen.contains(&id);
         if is_converted || is_repeated {
-            mended.add("id", &join_place(&place, "id"));
+            mended.add("id", &join_place(place, "id"));
         }
         if is_repeated {
             let occurrence = occurrences.entry(id.clone()).or_insert(1);
             *occurrence += 1;
             id = derive_unique_id(&id, *occurrence);
         }
-        indexes.entry(id.clone()).or_insert(index);
-        entries.push(IdentifiedMessage { id, parent: RecordParent::Preceding, record, place });
+        seen.insert(id.clone());
+        record.id = Some(id);
     }
-    for entry in &mut entries {
-        entry.parent = match entry.record.parent_id.take() {
-            None => RecordParent::Preceding,
-            Some(None) => RecordParent::Root,
-            Some(Some(parent)) => {
-                let parent = convert_id(&parent);
-                match indexes.get(&parent) {
-                    Some(parent) => RecordParent::Entry(*parent),
-                    // The store checks that, and makes the message a root otherwise.
-                    None => RecordParent::Stored(parent),
-                }
+}
+
+/// Finds the parents within the file. The messages have their ids.
+fn resolve_parents(records: &mut [StrictObject<MessageRecord>]) -> Vec<RecordParent> {
+    let named: Vec<Option<Option<String>>> =
+        records.iter_mut().map(|StrictObject(record)| record.parent_id.take()).collect();
+    let mut indexes: HashMap<&str, usize> = HashMap::with_capacity(records.len());
+    for (index, StrictObject(record)) in records.iter().enumerate() {
+        indexes.entry(record.id.as_deref().unwrap_or_default()).or_insert(index);
+    }
+    let resolve = |named: Option<Option<String>>| match named {
+        None => RecordParent::Preceding,
+        Some(None) => RecordParent::Root,
+        Some(Some(parent)) => {
+            let parent = convert_id(&parent);
+            match indexes.get(parent.as_str()) {
+                Some(parent) => RecordParent::Entry(*parent),
+                // The store checks that, and makes the message a root otherwise.
+                None => RecordParent::Stored(parent),
             }
-        };
-    }
-    entries
-}
-
-/// The position of the message that an entry follows, if it is in the file.
-fn parent_index(entries: &[IdentifiedMessage], index: usize) -> Option<usize> {
-    match entries[index].parent {
-        RecordParent::Entry(parent) => Some(parent),
-        RecordParent::Preceding => index.checked_sub(1),
-        RecordParent::Root | RecordParent::Stored(_) => None,
-    }
-}
-
-/// Makes the first message of each cycle a root.
-fn break_cycles(entries: &mut [IdentifiedMessage], mended: &mut ImportNotes) {
-    // The walk in which each message was visited, counted from 1.
-    let mut visited_in = vec![0; entries.len()];
-    for start in 0..entries.len() {
-        let mut current = Some(start);
-        while let Some(index) = current.filter(|index| visited_in[*index] == 0) {
-            visited_in[index] = start + 1;
-            current = parent_index(entries, index);
         }
-        // The walk came back to itself, so this message is in a cycle.
-        let Some(inside) = current.filter(|index| visited_in[*index] == start + 1) else {
-            continue;
-        };
-        let mut first = inside;
-        let mut next = parent_index(entries, inside);
-        while let Some(index) = next.filter(|index| *index != inside) {
-            first = first.min(index);
-            next = parent_index(entries, index);
-        }
-        entries[first].parent = RecordParent::Root;
-        mended.add("parentId", &join_place(&entries[first].place, "parentId"));
-    }
-}
-
-/// The positions of the messages, parents before children, otherwise in file order.
-fn order_messages(entries: &[IdentifiedMessage]) -> Vec<usize> {
-    let mut order = Vec::with_capacity(entries.len());
-    let mut is_placed = vec![false; entries.len()];
-    let mut path = Vec::new();
-    for start in 0..entries.len() {
-        let mut current = Some(start);
-        while let Some(index) = current.filter(|index| !is_placed[*index]) {
-            is_placed[index] = true;
-            path.push(index);
-            current = parent_index(entries, index);
-        }
-        order.extend(path.drain(..).rev());
-    }
-    order
-}
-
-fn convert_message(
-    context: &MessageContext<'_>,
-    entry: IdentifiedMessage,
-    left_out: &mut ImportNotes,
-    mended: &mut ImportNotes,
-) -> NewMessage {
-    let IdentifiedMessage { id, mut record, place, .. } = entry;
-    let role = record.role;
-    let default_sender = || match role {
-        Role::Assistant => UserId::assistant(),
-        _ => context.principal.user.clone(),
     };
-    let sender_id = record.sender_id.as_deref().map(|sender| UserId::parse("senderId", sender));
-    if matches!(sender_id, Some(Err(_))) {
-        mended.add("senderId", &join_place(&place, "senderId"));
+    named.into_iter().map(resolve).collect()
+}
+
+impl RecordParent {
+    /// The position of the message that the one at `index` follows, if it is in the file.
+    fn index(&self, index: usize) -> Option<u32> {
+        let parent = match self {
+            Self::Entry(parent) => Some(*parent),
+            Self::Preceding => index.checked_sub(1),
+            Self::Root | Self::Stored(_) => None,
+        };
+        parent.and_then(|parent| u32::try_from(parent).ok())
     }
-    let body = convert_body(&mut record, &place, left_out, mended);
-    if let Some(model) = &mut record.model {
-        shorten_field(model, MAX_MODEL_CHARS, "model", &place, mended);
+}
+
+impl<'a> MessageConverter<'a> {
+    pub(super) fn new(context: MessageContext<'a>) -> Self {
+        Self { context, client_ids: HashSet::new() }
     }
-    if let Some(error) = &mut record.error {
-        shorten_field(&mut error.code, MAX_ERROR_CHARS, "error", &place, mended);
-        shorten_field(&mut error.message, MAX_ERROR_CHARS, "error", &place, mended);
+
+    pub(super) fn session(&self) -> &'a SessionId {
+        self.context.session
     }
-    NewMessage {
-        id: MessageId::new_unchecked(id),
-        client_message_id: record.client_message_id.map(MessageId::new_unchecked),
-        role,
-        sender_id: sender_id.and_then(Result::ok).unwrap_or_else(default_sender),
-        tokens: count_tokens(&body.countable_text()),
-        body,
-        created_at: record.created_at.unwrap_or(context.now),
-        reply: ReplyFields {
-            status: record.status,
-            model: record.model,
-            finish_reason: record.finish_reason,
-            error: record.error,
-            usage: record.usage,
-        },
+
+    /// Converts a message, whose id is valid and unique.
+    pub(super) fn convert(
+        &mut self,
+        id: String,
+        mut record: MessageRecord,
+        place: &str,
+        left_out: &mut ImportNotes,
+        mended: &mut ImportNotes,
+    ) -> NewMessage {
+        if let Some(id) = &record.client_message_id
+            && (MessageId::parse("id", id).is_err() || !self.is_new_client_id(id))
+        {
+            mended.add("clientMessageId", &join_place(place, "clientMessageId"));
+            record.client_message_id = None;
+        }
+        let sender_id = self.find_sender(&record, place, mended);
+        let body = convert_body(&mut record, place, left_out, mended);
+        if let Some(model) = &mut record.model {
+            shorten_field(model, MAX_MODEL_CHARS, "model", place, mended);
+        }
+        if let Some(error) = &mut record.error {
+            shorten_field(&mut error.code, MAX_ERROR_CHARS, "error", place, mended);
+            shorten_field(&mut error.message, MAX_ERROR_CHARS, "error", place, mended);
+        }
+        NewMessage {
+            id: MessageId::new_unchecked(id),
+            client_message_id: record.client_message_id.map(MessageId::new_unchecked),
+            role: record.role,
+            sender_id,
+            tokens: count_tokens(&body.countable_text()),
+            body,
+            created_at: record.created_at.unwrap_or(self.context.now),
+            reply: ReplyFields {
+                status: record.status,
+                model: record.model,
+                finish_reason: record.finish_reason,
+                error: record.error,
+                usage: record.usage,
+                imported: true,
+            },
+        }
+    }
+
+    fn is_new_client_id(&mut self, id: &str) -> bool {
+        let digest = Sha256::digest(id);
+        let mut start = [0; 16];
+        start.copy_from_slice(&digest[..16]);
+        self.client_ids.insert(start)
+    }
+
+    /// The sender that the file names, if messages may be imported in that name.
+    fn find_sender(&self, record: &MessageRecord, place: &str, mended: &mut ImportNotes) -> UserId {
+        let own = match record.role {
+            Role::Assistant => UserId::assistant(),
+            _ => self.context.principal.user.clone(),
+        };
+        let Some(named) = &record.sender_id else { return own };
+        let named = UserId::parse("senderId", named).ok().filter(|named| {
+            *named == own || self.context.senders.is_none_or(|senders| senders.contains(named))
+        });
+        named.unwrap_or_else(|| {
+            mended.add("senderId", &join_place(place, "senderId"));
+            own
+        })
     }
 }
 
@@ -280,7 +299,9 @@ fn cut_text(mut text: String, limit: usize, place: &str, mended: &mut ImportNote
 /// The parts of a message, without those that cannot be stored.
 fn convert_parts(raw: &RawValue, place: &str, left_out: &mut ImportNotes) -> MessageParts {
     let place = join_place(place, "parts");
+    let mut list = parse_list(raw);
     if raw.get().len() <= MAX_PARTS_BYTES
+        && list.len() <= MAX_IMPORTED_PARTS
         && let Ok(parts) = MessageParts::parse_exported("parts", raw)
     {
         if parts.as_json() != raw.get() {
@@ -289,15 +310,18 @@ fn convert_parts(raw: &RawValue, place: &str, left_out: &mut ImportNotes) -> Mes
         }
         return parts;
     }
-    let list = parse_list(raw);
     if list.is_empty() {
         left_out.add("parts", &place);
+    }
+    if list.len() > MAX_IMPORTED_PARTS {
+        left_out.add_many("parts", (list.len() - MAX_IMPORTED_PARTS) as u64, &place);
+        list.truncate(MAX_IMPORTED_PARTS);
     }
     // The brackets.
     let mut size = 2;
     let mut kept = Vec::new();
     for part in list {
-        let part = convert_part(part);
+        let part = convert_part(part, MAX_PARTS_BYTES - size);
         let one = part.as_ref().and_then(|part| MessageParts::parse_exported("parts", part).ok());
         match one {
             Some(one) if size + one.as_json().len() <= MAX_PARTS_BYTES => {
@@ -312,8 +336,11 @@ fn convert_parts(raw: &RawValue, place: &str, left_out: &mut ImportNotes) -> Mes
     MessageParts::from_stored(json).unwrap_or_default()
 }
 
-/// A list with one part. A string becomes a text part.
-fn convert_part(part: &RawValue) -> Option<Box<RawValue>> {
+/// A list with one part of at most `max_bytes`. A string becomes a text part.
+fn convert_part(part: &RawValue, max_bytes: usize) -> Option<Box<RawValue>> {
+    if part.get().len() > max_bytes {
+        return None;
+    }
     let json = match part.get().starts_with('"') {
         true => format!("[{{\"type\":\"text\",\"text\":{}}}]", part.get()),
         false => format!("[{}]", part.get()),

@@ -30,6 +30,9 @@ pub(super) struct JsonRepairReader<R> {
     has_begun: bool,
     /// Bytes that were read but not decided on: the beginning of a character.
     pending: Vec<u8>,
+    /// The bytes that are being repaired. Their length does not change: bytes that are read over
+    /// need not be zero.
+    input: Vec<u8>,
     /// The beginning of a number or a name outside of strings.
     word: Vec<u8>,
     output: Vec<u8>,
@@ -44,6 +47,7 @@ impl<R: Read> JsonRepairReader<R> {
             state: TextState::Outside,
             has_begun: false,
             pending: Vec::new(),
+            input: vec![0; CHUNK_BYTES],
             word: Vec::new(),
             output: Vec::new(),
             position: 0,
@@ -54,29 +58,29 @@ impl<R: Read> JsonRepairReader<R> {
     fn fill_output(&mut self) -> io::Result<bool> {
         self.output.clear();
         self.position = 0;
-        let held = self.pending.len();
-        let mut bytes = std::mem::take(&mut self.pending);
-        bytes.resize(held + CHUNK_BYTES, 0);
+        let held = std::mem::take(&mut self.pending);
+        let mut input = std::mem::take(&mut self.input);
+        input.resize(CHUNK_BYTES, 0);
+        input[..held.len()].copy_from_slice(&held);
         let read = loop {
-            match self.file.read(&mut bytes[held..]) {
+            match self.file.read(&mut input[held.len()..]) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 read => break read?,
             }
         };
-        bytes.truncate(held + read);
         let is_end = read == 0;
+        let mut bytes = &input[..held.len() + read];
         if !self.has_begun {
-            if !is_end && bytes.len() < BYTE_ORDER_MARK.len() && BYTE_ORDER_MARK.starts_with(&bytes)
+            if !is_end && bytes.len() < BYTE_ORDER_MARK.len() && BYTE_ORDER_MARK.starts_with(bytes)
             {
-                self.pending = bytes;
+                self.pending = bytes.to_vec();
                 return Ok(true);
             }
             self.has_begun = true;
-            if bytes.starts_with(BYTE_ORDER_MARK) {
-                bytes.drain(..BYTE_ORDER_MARK.len());
-            }
+            bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
         }
-        self.repair(&bytes, is_end);
+        self.repair(bytes, is_end);
+        self.input = input;
         if is_end {
             self.end_word();
         }

@@ -12,6 +12,12 @@ const MAX_SECONDS: f64 = 253_402_300_799.0;
 /// Milliseconds, microseconds and nanoseconds of a second.
 const SUBSECOND_UNITS: [f64; 3] = [1e3, 1e6, 1e9];
 
+/// Maximum size of a session's field other than its messages and settings.
+pub(super) const MAX_FIELD_BYTES: usize = 256 << 10;
+
+/// Maximum length of the JSON of a time.
+const MAX_TIME_BYTES: usize = 1 << 10;
+
 /// The form in which a format writes times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TimeForm {
@@ -30,8 +36,12 @@ pub(super) fn read_time(
     place: &str,
     mended: &mut ImportNotes,
 ) -> Option<Timestamp> {
+    let json = object.get(field)?.get();
     // A number that is out of range is no value.
-    let value: Value = serde_json::from_str(object.get(field)?.get()).unwrap_or_default();
+    let value: Value = match json.len() <= MAX_TIME_BYTES {
+        true => serde_json::from_str(json).unwrap_or_default(),
+        false => Value::Null,
+    };
     let is_expected = match (&value, form) {
         (Value::Number(number), TimeForm::Seconds) => {
             number.as_f64().is_some_and(|seconds| (0.0..=MAX_SECONDS).contains(&seconds))
@@ -135,6 +145,9 @@ pub(super) fn to_hex_id(digest: Sha256) -> String {
 
 /// The id in a field. A number counts as one.
 pub(super) fn read_id(value: &RawValue) -> Option<String> {
+    if value.get().starts_with(['[', '{']) {
+        return None;
+    }
     match serde_json::from_str(value.get()).ok()? {
         Value::String(id) if !id.is_empty() => Some(id),
         Value::Number(id) => Some(id.to_string()),

@@ -6,8 +6,8 @@ use super::external_conversation::{
 };
 use super::external_fields::{read_any_time, read_parent};
 use super::external_values::{
-    collect_text, find_id, find_text, is_set, list_blocks, list_entries, parse_value, render_call,
-    render_result,
+    collect_text, find_id, find_text, has_many_values, is_set, list_blocks, list_entries,
+    parse_value, read_short_text, render_call, render_result,
 };
 use super::import_notes::ImportNotes;
 use super::lenient_values::{TimeForm, read_id, read_time};
@@ -33,7 +33,7 @@ pub(super) fn parse_conversation(raw: &RawValue) -> Result<SessionRecord> {
         left_out.add_many("message", tree.odd_entries, "messages");
     }
     let mut messages: Vec<ExternalMessage> = Vec::with_capacity(tree.nodes.len());
-    for (index, node) in tree.nodes.iter().enumerate() {
+    for (index, node) in tree.nodes.into_iter().enumerate() {
         let path = format!("messages[{index}]");
         let raw: &RawValue = serde_json::from_str(&node.json).map_err(Error::internal)?;
         let value = parse_value(raw);
@@ -48,7 +48,7 @@ pub(super) fn parse_conversation(raw: &RawValue) -> Result<SessionRecord> {
     let created_at = read_time(&conversation, "createdAt", TimeForm::Text, "", &mut mended);
     ExternalConversation {
         id: conversation.get("conversationId").and_then(read_id),
-        title: conversation.text("title"),
+        title: read_short_text(&conversation, "title", &mut left_out),
         created_at: created_at.or_else(|| messages.first()?.created_at),
         messages,
         left_out,
@@ -132,7 +132,12 @@ fn split_message_tree(json: &str) -> SplitTree {
                     b'[' | b'{' => {
                         open.push(value.owner().map_or(OpenValue::Odd, OpenValue::Field))
                     }
-                    b']' | b'}' => drop(open.pop()),
+                    b']' | b'}' => {
+                        open.pop();
+                        if let OpenValue::Message(node) = value {
+                            nodes[node].json.shrink_to_fit();
+                        }
+                    }
                     b'"' => last_string = token,
                     _ => {}
                 }
@@ -171,7 +176,7 @@ fn convert_message(
         id: find_id(message, "messageId"),
         parent,
         role: if is_user { Role::User } else { Role::Assistant },
-        blocks: convert_content(message),
+        blocks: convert_content(message).into(),
         created_at: read_any_time(message, "createdAt", &path, mended),
         model: find_text(message, "model"),
         is_interrupted: is_set(message, "unfinished"),
@@ -228,7 +233,10 @@ fn convert_tool_call(call: &Value) -> String {
     let function = call.get("function").unwrap_or(call);
     let name = find_text(function, "name").unwrap_or_else(|| "tool".to_owned());
     let input = function.get("args").or_else(|| function.get("arguments")).unwrap_or(&Value::Null);
-    let parsed = input.as_str().and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let parsed = input
+        .as_str()
+        .filter(|text| !has_many_values(text))
+        .and_then(|text| serde_json::from_str::<Value>(text).ok());
     let output = [call, function].into_iter().find_map(|place| place.get("output"));
     let output = output.map(collect_text).unwrap_or_default();
     let call = render_call(&name, parsed.as_ref().unwrap_or(input));

@@ -93,7 +93,12 @@ async fn read_page(
         .list_messages(
             principal,
             id,
-            MessageQuery { view: MessageView::Path, slice, limit: MAX_PAGE_SIZE },
+            MessageQuery {
+                view: MessageView::Path,
+                slice,
+                limit: MAX_PAGE_SIZE,
+                with_siblings: true,
+            },
         )
         .await
 }
@@ -120,11 +125,8 @@ fn format_minute(time: Timestamp) -> String {
 
 fn write_message(text: &mut String, owner: &UserId, message: &Message) -> fmt::Result {
     write!(text, "## {} · {}", format_speaker(owner, message), format_minute(message.created_at))?;
-    let all = message.sibling_ids.len();
-    if let Some(place) = message.sibling_ids.iter().position(|id| *id == message.id)
-        && all > 1
-    {
-        write!(text, " · version {} of {all}", place + 1)?;
+    if message.sibling_count > 1 {
+        write!(text, " · version {} of {}", message.sibling_index + 1, message.sibling_count)?;
     }
     text.push_str("\n\n");
     let parts: Vec<Value> = serde_json::from_str(message.parts.as_json()).unwrap_or_default();

@@ -39,6 +39,11 @@ pub struct MessageRecord {
 }
 
 impl MessageRecord {
+    /// The path in the file.
+    pub(super) fn place(&self) -> &str {
+        self.error_path.as_deref().unwrap_or_default()
+    }
+
     /// An empty message.
     pub(super) fn from_role(role: Role) -> Self {
         Self {

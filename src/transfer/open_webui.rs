@@ -10,7 +10,7 @@ use super::external_conversation::{
 use super::external_fields::{list_messages, read_any_time, read_parent, read_role};
 use super::external_values::{
     collect_text, fence_text, find_id, find_text, is_set, list_blocks, list_entries, parse_value,
-    render_call, render_result,
+    parse_without, render_call, render_result,
 };
 use super::import_notes::ImportNotes;
 use super::session_record::SessionRecord;
@@ -20,20 +20,29 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::HashMap;
 
+/// Fields that hold the messages, at each level.
+const MESSAGE_FIELDS: &[&str] = &["chat", "history", "messages"];
+
 pub(super) fn parse_conversation(raw: &RawValue) -> Result<SessionRecord> {
-    let outer = parse_value(raw);
-    let chat = outer.get("chat").filter(|chat| chat.is_object()).unwrap_or(&outer);
-    let history = chat.get("history").unwrap_or(&Value::Null);
     let mut left_out = ImportNotes::default();
+    let outer = parse_without(raw, MESSAGE_FIELDS, &mut left_out);
+    let outer_object = RawObject::from_value(raw);
+    let raw_chat = outer_object.get("chat").filter(|chat| chat.get().starts_with('{'));
+    let raw_chat = raw_chat.unwrap_or(raw);
+    let chat = &parse_without(raw_chat, MESSAGE_FIELDS, &mut left_out);
+    let raw_history = RawObject::from_value(raw_chat).get("history");
+    let parse_history = |history: &RawValue| parse_without(history, MESSAGE_FIELDS, &mut left_out);
+    let history = &raw_history.map(parse_history).unwrap_or_default();
     let mut mended = ImportNotes::default();
     let mut messages = read_messages(raw, &mut left_out, &mut mended);
     if messages.is_empty() {
         // Chats of the oldest versions have a list without branches.
-        let list = list_messages(chat, "messages", &mut left_out)?;
+        let list = list_messages(raw_chat, "messages", &mut left_out)?;
         if list.is_empty() {
-            check_history(history)?;
+            check_history(raw_history)?;
         }
-        let convert = |(path, message)| convert_message(message, None, path, &mut mended);
+        let convert =
+            |(path, message)| convert_message(&parse_value(message), None, path, &mut mended);
         messages = list.into_iter().map(convert).collect();
     }
     let title = find_text(&outer, "title").or_else(|| find_text(chat, "title"));
@@ -56,9 +65,10 @@ pub(super) fn parse_conversation(raw: &RawValue) -> Result<SessionRecord> {
 }
 
 /// Fails for a history that is not a tree of messages, rather than an empty one.
-fn check_history(history: &Value) -> Result<()> {
-    let is_tree = |value: &Value| value.is_object() || value.is_null();
-    match is_tree(history) && history.get("messages").is_none_or(is_tree) {
+fn check_history(history: Option<&RawValue>) -> Result<()> {
+    let is_tree = |value: &RawValue| value.get().starts_with('{');
+    let messages = history.and_then(|history| RawObject::from_value(history).get("messages"));
+    match history.is_none_or(is_tree) && messages.is_none_or(is_tree) {
         true => Ok(()),
         false => Err(Error::invalid_field("history.messages", "must be an object of messages")),
     }

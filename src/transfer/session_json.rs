@@ -1,12 +1,14 @@
 //! Reads a session in the format that Echoic exports. A field of an unexpected type or value is
 //! mended or left out, and noted; it does not reject the session.
 
+use super::external_values::has_many_values;
 use super::import_notes::ImportNotes;
 use super::lenient_values::{TimeForm, convert_role, join_place, read_id, read_time};
 use super::session_record::{MessageRecord, SessionRecord};
 use crate::domain::message::{FinishReason, MessageError};
 use crate::domain::session::SessionSettings;
-use crate::domain::{Role, Timestamp};
+use crate::domain::usage::Cost;
+use crate::domain::{Role, Timestamp, Usage};
 use crate::error::{Error, Result};
 use crate::json::StrictObject;
 use crate::json::lenient::RawObject;
@@ -15,11 +17,16 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::HashMap;
 
+/// Costs and waits of a reply that are believed: a million units, and a day.
+const MAX_COST: Cost = Cost(1_000_000_000_000_000);
+const MAX_FIRST_TOKEN_MS: u64 = 24 * 60 * 60 * 1000;
+
 /// Error code of a message whose error is given as a text.
 const UNKNOWN_ERROR_CODE: &str = "internal";
 
-/// Reads a session. Fails only if it is no object, or if its messages are no list.
-pub(super) fn parse_session(raw: &RawValue) -> Result<SessionRecord> {
+/// Reads a session without its messages. Fails only if it is no object, or if its messages are no
+/// list.
+pub(super) fn parse_fields(raw: &RawValue) -> Result<SessionRecord> {
     if !raw.get().starts_with('{') {
         return Err(Error::invalid_field(
             "entry",
@@ -34,7 +41,7 @@ pub(super) fn parse_session(raw: &RawValue) -> Result<SessionRecord> {
     let mut fields = FieldReader::new(&object, String::new());
     let owned = |field: &str| object.get(field).map(ToOwned::to_owned);
     let title_field = if object.get("title").is_some() { "title" } else { "name" };
-    let mut record = SessionRecord {
+    let record = SessionRecord {
         session_id: fields.read_id("sessionId"),
         title: fields.read(title_field),
         title_source: fields.read("titleSource"),
@@ -47,6 +54,8 @@ pub(super) fn parse_session(raw: &RawValue) -> Result<SessionRecord> {
         theme: owned("theme"),
         settings: fields.read_settings(),
         participants: fields.read_texts("participants"),
+        invited: fields.read_texts("invited"),
+        placements: fields.read("placements").unwrap_or_default(),
         created_at: fields.read_time("createdAt"),
         last_seen: fields.read_time("lastSeen"),
         head_id: fields.read_id("headId"),
@@ -55,24 +64,10 @@ pub(super) fn parse_session(raw: &RawValue) -> Result<SessionRecord> {
         left_out: ImportNotes::default(),
         mended: fields.mended,
     };
-    let list: Vec<&RawValue> =
-        messages.and_then(|list| serde_json::from_str(list.get()).ok()).unwrap_or_default();
-    // A message whose time cannot be understood gets the time of the one before it.
-    let mut last_time = record.created_at;
-    for (index, message) in list.into_iter().enumerate() {
-        let place = format!("messages[{index}]");
-        if !message.get().starts_with('{') {
-            record.left_out.add("message", &place);
-            continue;
-        }
-        let message = read_message(message, place, last_time, &mut record.mended);
-        last_time = message.created_at.or(last_time);
-        record.messages.push(StrictObject(message));
-    }
     Ok(record)
 }
 
-fn read_message(
+pub(super) fn read_message(
     raw: &RawValue,
     place: String,
     last_time: Option<Timestamp>,
@@ -99,7 +94,7 @@ fn read_message(
         model: fields.read("model"),
         finish_reason: fields.read_finish_reason(),
         error: fields.read_error(),
-        usage: fields.read("usage").map(|StrictObject(usage)| usage),
+        usage: fields.read_usage(),
         error_path: Some(place),
     };
     std::mem::swap(&mut fields.mended, mended);
@@ -130,6 +125,21 @@ impl<'a> FieldReader<'a> {
         read
     }
 
+    /// The usage without counts that no reply has.
+    fn read_usage(&mut self) -> Option<Usage> {
+        let StrictObject(usage): StrictObject<Usage> = self.read("usage")?;
+        let counts = usage.without_absurd_counts();
+        let believed = Usage {
+            cost: counts.cost.filter(|cost| (0..=MAX_COST.0).contains(&cost.0)),
+            first_token_ms: counts.first_token_ms.filter(|time| *time <= MAX_FIRST_TOKEN_MS),
+            ..counts
+        };
+        if believed != usage {
+            self.note("usage");
+        }
+        Some(believed)
+    }
+
     fn read_id(&mut self, field: &str) -> Option<String> {
         let raw = self.object.get(field)?;
         let id = read_id(raw);
@@ -151,7 +161,8 @@ impl<'a> FieldReader<'a> {
         if texts.len() < list.len() || (list.is_empty() && self.has_other_than_list(field)) {
             self.note(field);
         }
-        (!texts.is_empty()).then_some(texts)
+        // An empty list is not an absent one.
+        self.object.get(field).is_some_and(|value| value.get().starts_with('[')).then_some(texts)
     }
 
     fn has_other_than_list(&self, field: &str) -> bool {
@@ -208,10 +219,13 @@ impl<'a> FieldReader<'a> {
     /// The text of a message. A list of text parts is joined; any other value is kept as JSON.
     fn read_content(&mut self) -> String {
         let Some(raw) = self.object.get("content") else { return String::new() };
-        let value = match serde_json::from_str(raw.get()) {
-            Ok(Value::String(text)) => return text,
-            Ok(value) => value,
-            Err(_) => Value::Null,
+        let parsed = match has_many_values(raw.get()) {
+            true => None,
+            false => serde_json::from_str(raw.get()).ok(),
+        };
+        let value = match parsed {
+            Some(Value::String(text)) => return text,
+            value => value.unwrap_or_default(),
         };
         self.note("content");
         let text_of = |part: &Value| match part {

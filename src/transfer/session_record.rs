@@ -4,22 +4,26 @@
 //! An invalid value is replaced or left out, and noted; it does not reject the session.
 
 use super::import_notes::ImportNotes;
-use super::imported_messages::{MessageContext, convert_messages};
 use super::lenient_values::{convert_id, to_hex_id};
 pub use super::message_record::MessageRecord;
 use super::message_record::{format_time, role_name};
 use crate::domain::memory::MemoryOptions;
-use crate::domain::session::{JsonObject, MAX_PARTICIPANTS, SessionSettings, SessionStatus};
+use crate::domain::session::{
+    JsonObject, ListPlacement, MAX_PARTICIPANTS, SessionSettings, SessionStatus,
+};
 use crate::domain::text::truncate_chars;
 use crate::domain::title::{MAX_TITLE_CHARS, SessionTitle, TitleSource};
 use crate::domain::{FieldError, MessageId, Principal, ProjectId, SessionId, Timestamp, UserId};
 use crate::error::Result;
 use crate::json::StrictObject;
-use crate::store::{ImportSession, MessageParent, NewMessage, NewSession};
+use crate::store::{ImportEnd, ImportTarget, NewSession};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use utoipa::ToSchema;
+
+/// Bytes of a title that are looked at. Ids are derived from as much of it.
+const MAX_READ_TITLE_BYTES: usize = 64 << 10;
 
 /// Limits and permissions of an import.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +32,9 @@ pub struct ImportOptions {
     pub max_message: usize,
     /// Whether the participants named in the file are added to the sessions.
     pub trusts_participants: bool,
+    /// Whether those participants are invited, unless the file lists who is invited and thereby
+    /// says that the others have accepted.
+    pub needs_consent: bool,
 }
 
 /// A session in an import file.
@@ -53,6 +60,12 @@ pub struct SessionRecord {
     #[schema(required = false)]
     pub(super) settings: SessionSettings,
     pub(super) participants: Option<Vec<String>>,
+    /// Users who were invited and had not accepted. With this list, the participants of a file
+    /// count as having accepted.
+    pub(super) invited: Option<Vec<String>>,
+    /// `archived` and `pinned` of participants other than the owner, by user.
+    #[schema(required = false)]
+    pub(super) placements: BTreeMap<String, ListPlacement>,
     #[schema(value_type = Option<String>, format = DateTime)]
     pub(super) created_at: Option<Timestamp>,
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -71,70 +84,74 @@ pub struct SessionRecord {
     pub(super) mended: ImportNotes,
 }
 
-/// A session that is ready for the store.
+/// The fields of a session, ready for the store.
 pub struct PreparedSession {
-    pub session: ImportSession,
+    pub target: ImportTarget,
+    pub end: ImportEnd,
     pub left_out: ImportNotes,
     pub mended: ImportNotes,
 }
 
-/// Converts a session for the store. `index` is its position in the file. Invalid values are
-/// replaced and noted. Counts tokens, so call it where blocking is allowed.
-pub fn to_import_session(
+/// Converts the fields of a session for the store, other than its messages. Invalid values are
+/// replaced and noted. `derive_id` gives the id of a session without one; `first_time` is the time
+/// of its first message.
+pub(super) fn prepare_session(
     principal: &Principal,
     mut record: SessionRecord,
-    index: usize,
+    derive_id: impl FnOnce(&SessionRecord) -> Result<SessionId>,
+    first_time: Option<Timestamp>,
     options: ImportOptions,
     now: Timestamp,
 ) -> Result<PreparedSession> {
     let mut left_out = std::mem::take(&mut record.left_out);
     let mut mended = std::mem::take(&mut record.mended);
     let keep_title = record.title_source.is_some();
+    if let Some(title) = &mut record.title {
+        let end = title.floor_char_boundary(MAX_READ_TITLE_BYTES);
+        if end < title.len() {
+            title.truncate(end);
+            mended.add("title", "title");
+        }
+    }
     let title = convert_title(&record, &mut mended)?;
     let id = match &record.session_id {
         Some(id) => SessionId::new_unchecked(note_converted_id(id, "sessionId", &mut mended)),
-        None => derive_session_id(principal, &record, index),
+        None => derive_id(&record)?,
     };
     // Derived from the user and the id rather than generated, so that a second import finds the
     // session again.
     let fallback_id = to_hex_id(Sha256::new_with_prefix(format!("{}\0{id}", principal.user)));
-    let participants = convert_participants(record.participants.unwrap_or_default(), &mut left_out);
+    let members = convert_members(&mut record, options, &mut left_out);
     // A session without a time is as old as its first message, otherwise new.
-    let created_at =
-        record.created_at.or_else(|| record.messages.first()?.0.created_at).unwrap_or(now);
-    let context = MessageContext { principal, session: &id, now };
-    let messages = convert_messages(&context, record.messages, &mut left_out, &mut mended);
+    let created_at = record.created_at.or(first_time).unwrap_or(now);
     let project_id = record.project_id.as_deref().map(|id| ProjectId::parse("projectId", id));
     let status = record.status.as_deref().map(SessionStatus::parse);
-    Ok(PreparedSession {
-        session: ImportSession {
-            read_marks: convert_read_marks(record.read_marks, &messages, &mut left_out),
-            messages,
-            keep_title,
-            fallback_id: SessionId::new_unchecked(fallback_id),
-            fields: NewSession {
-                id: None,
-                title,
-                project_id: keep_valid(project_id, "projectId", &mut left_out),
-                participants: if options.trusts_participants { participants } else { Vec::new() },
-                meta: convert_object("meta", record.meta, &mut left_out),
-                user_meta: convert_object("userMeta", record.user_meta, &mut left_out),
-                theme: convert_object("theme", record.theme, &mut left_out),
-                settings: keep_valid_settings(record.settings, options.max_message, &mut left_out),
-            },
-            status: keep_valid(status, "status", &mut mended).unwrap_or_default(),
-            archived: record.archived,
-            pinned: record.pinned,
-            created_at,
-            last_seen: record.last_seen,
-            head_id: record
-                .head_id
-                .map(|id| MessageId::new_unchecked(note_converted_id(&id, "headId", &mut mended))),
-            id,
+    let target = ImportTarget { id, fallback_id: SessionId::new_unchecked(fallback_id) };
+    let end = ImportEnd {
+        read_marks: convert_read_marks(record.read_marks, &mut left_out),
+        keep_title,
+        fields: NewSession {
+            id: None,
+            title,
+            project_id: keep_valid(project_id, "projectId", &mut left_out),
+            participants: members.participants,
+            invited: members.invited,
+            meta: convert_object("meta", record.meta, &mut left_out),
+            user_meta: convert_object("userMeta", record.user_meta, &mut left_out),
+            theme: convert_object("theme", record.theme, &mut left_out),
+            settings: keep_valid_settings(record.settings, options.max_message, &mut left_out),
         },
-        left_out,
-        mended,
-    })
+        status: keep_valid(status, "status", &mut mended).unwrap_or_default(),
+        archived: record.archived,
+        pinned: record.pinned,
+        placements: members.placements,
+        created_at,
+        last_seen: record.last_seen,
+        head_id: record
+            .head_id
+            .map(|id| MessageId::new_unchecked(note_converted_id(&id, "headId", &mut mended))),
+    };
+    Ok(PreparedSession { target, end, left_out, mended })
 }
 
 /// The value of a field, unless it is invalid. That is noted.
@@ -206,68 +223,132 @@ fn keep_valid_settings(
     }
 }
 
-fn convert_participants(users: Vec<String>, left_out: &mut ImportNotes) -> Vec<UserId> {
-    let mut participants = Vec::new();
-    for user in users {
-        match UserId::parse("participants", &user) {
-            Ok(user) if participants.len() < MAX_PARTICIPANTS => participants.push(user),
-            _ => left_out.add("participants", "participants"),
-        }
-    }
-    participants
+/// The users of an imported session.
+#[derive(Default)]
+struct ImportedMembers {
+    participants: Vec<UserId>,
+    invited: Vec<UserId>,
+    placements: Vec<(UserId, ListPlacement)>,
 }
 
-/// The `seq` of each user's last read message.
+fn convert_members(
+    record: &mut SessionRecord,
+    options: ImportOptions,
+    left_out: &mut ImportNotes,
+) -> ImportedMembers {
+    let participants = record.participants.take().unwrap_or_default();
+    let participants = convert_users("participants", participants, MAX_PARTICIPANTS, left_out);
+    let room = MAX_PARTICIPANTS - participants.len();
+    let invited = record.invited.take();
+    let invited = invited.map(|users| convert_users("invited", users, room, left_out));
+    if !options.trusts_participants {
+        return ImportedMembers::default();
+    }
+    match invited {
+        None if options.needs_consent => {
+            ImportedMembers { invited: participants, ..ImportedMembers::default() }
+        }
+        invited => {
+            let placements = std::mem::take(&mut record.placements).into_iter();
+            let placements = placements.filter_map(|(user, placement)| {
+                Some((participants.iter().find(|one| one.as_str() == user)?.clone(), placement))
+            });
+            let placements = placements.collect();
+            ImportedMembers { participants, invited: invited.unwrap_or_default(), placements }
+        }
+    }
+}
+
+fn convert_users(
+    field: &'static str,
+    users: Vec<String>,
+    limit: usize,
+    left_out: &mut ImportNotes,
+) -> Vec<UserId> {
+    let mut converted = Vec::new();
+    for user in users {
+        match UserId::parse(field, &user) {
+            Ok(user) if converted.len() < limit => converted.push(user),
+            _ => left_out.add(field, field),
+        }
+    }
+    converted
+}
+
+/// Each user's last read message. The store ignores those that the session does not have.
 fn convert_read_marks(
     marks: HashMap<String, String>,
-    messages: &[(NewMessage, MessageParent)],
     left_out: &mut ImportNotes,
-) -> HashMap<String, u32> {
+) -> HashMap<String, MessageId> {
     let mut marks: Vec<(String, String)> = marks.into_iter().collect();
     // The order of a map is random, and the same file should give the same outcome.
     marks.sort_unstable();
-    // Imported messages are numbered in file order, starting at 1.
-    let message_seqs: HashMap<&str, u32> =
-        messages.iter().map(|(message, _)| message.id.as_str()).zip(1..).collect();
-    let mut seqs = HashMap::new();
+    let mut converted = HashMap::new();
     for (user, id) in marks {
-        let seq = message_seqs.get(convert_id(&id).as_str()).copied();
-        match (UserId::parse("readMarks", &user), seq) {
-            (Ok(user), Some(seq)) if seqs.len() < MAX_PARTICIPANTS => {
-                seqs.insert(user.to_string(), seq);
+        match UserId::parse("readMarks", &user) {
+            Ok(user) if converted.len() < MAX_PARTICIPANTS => {
+                converted.insert(user.to_string(), MessageId::new_unchecked(convert_id(&id)));
             }
             _ => left_out.add("readMarks", "readMarks"),
         }
     }
-    seqs
+    converted
 }
 
 /// Derives an id from the content of a session without one, so that importing it again finds it.
-fn derive_session_id(principal: &Principal, record: &SessionRecord, index: usize) -> SessionId {
-    // NUL separates the fields, which do not contain it. With another format, repeating an earlier
-    // import would duplicate its sessions.
-    let time = format_time(record.created_at);
-    let mut digest = Sha256::new();
-    digest.update(format!("{}\0{index}\0{:?}\0{time}", principal.user, record.title));
-    for StrictObject(message) in &record.messages {
-        let role = role_name(message.role);
-        digest.update(format!("\0{:?}\0{role}\0{}", message.id, message.content));
+pub(super) struct SessionDigest(Sha256);
+
+impl SessionDigest {
+    /// `index` is the position of the session in the file.
+    pub(super) fn new(principal: &Principal, record: &SessionRecord, index: usize) -> Self {
+        // NUL separates the fields, which do not contain it. With another format, repeating an
+        // earlier import would duplicate its sessions.
+        let time = format_time(record.created_at);
+        let fields = format!("{}\0{index}\0{:?}\0{time}", principal.user, record.title);
+        Self(Sha256::new_with_prefix(fields))
     }
-    SessionId::new_unchecked(to_hex_id(digest))
+
+    pub(super) fn add(&mut self, message: &MessageRecord) {
+        let role = role_name(message.role);
+        self.0.update(format!("\0{:?}\0{role}\0{}", message.id, message.content));
+    }
+
+    pub(super) fn finish(self) -> SessionId {
+        SessionId::new_unchecked(to_hex_id(self.0))
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::import_pace::ImportPace;
+    use super::super::json_cursor::JsonCursor;
+    use super::super::message_index::MessageIndex;
+    use super::super::message_reader::MessageReader;
     use super::super::message_record::derive_message_id;
-    use super::super::session_json::parse_session;
+    use super::super::session_json::parse_fields;
     use super::*;
 
     /// A change here would make a repeated import store its sessions a second time.
     #[test]
     fn derived_ids_never_change() {
         let principal = Principal { user: UserId::new_unchecked("ada"), is_admin: false };
-        let record = |json: &str| parse_session(serde_json::from_str(json).unwrap()).unwrap();
-        let session_id = |json| derive_session_id(&principal, &record(json), 3).to_string();
+        let messages = |json: &str| {
+            let list =
+                json.find("\"messages\": ").map_or("[]", |at| &json[at + 12..json.len() - 1]);
+            let mut cursor =
+                JsonCursor::copy_file(list.as_bytes(), &ImportPace::default()).unwrap();
+            let (index, _) = MessageIndex::scan(&mut cursor, 0, 0).unwrap();
+            let mut reader = MessageReader::open(&mut cursor, &index, 0, None).unwrap();
+            let mut notes = (ImportNotes::default(), ImportNotes::default());
+            let next = || reader.next_record(&mut notes.0, &mut notes.1).unwrap();
+            std::iter::from_fn(next).collect::<Vec<_>>()
+        };
+        let session_id = |json: &str| {
+            let record = parse_fields(serde_json::from_str(json).unwrap()).unwrap();
+            let mut digest = SessionDigest::new(&principal, &record, 3);
+            messages(json).iter().for_each(|message| digest.add(message));
+            digest.finish().to_string()
+        };
         let full = r#"{"title": "A \"b\"\n", "createdAt": "2026-01-31T12:00:00.000Z", "messages": [
             {"id": "m1", "role": "user", "content": "hi"},
             {"role": "assistant", "content": "yes", "createdAt": "2026-01-31T12:00:01.000Z"},
@@ -275,10 +356,9 @@ mod tests {
         assert_eq!(session_id("{}"), "89fb10f9148635c96777ef34e88e0bf5");
         assert_eq!(session_id(full), "9716ab01db9250b00b9cb1b3cd028359");
         let session = SessionId::new_unchecked("s");
-        let messages = record(full).messages;
-        let message_ids: Vec<String> = messages
+        let message_ids: Vec<String> = messages(full)
             .iter()
-            .map(|StrictObject(message)| derive_message_id(&session, message, 7).to_string())
+            .map(|message| derive_message_id(&session, message, 7).to_string())
             .collect();
         let wanted = [
             "b92a1a82d16d28bf6ec6169745132bfb",

@@ -87,7 +87,8 @@ pub(super) fn recognize_format(raw: &RawValue) -> FoundFormat {
 impl SourceFormat {
     pub(super) fn parse_record(self, raw: &RawValue) -> Result<SessionRecord> {
         match self {
-            Self::Echoic => session_json::parse_session(raw),
+            // Its messages are not in `raw`, but read from the file.
+            Self::Echoic => session_json::parse_fields(raw),
             Self::ChatGpt => chatgpt::parse_conversation(raw),
             Self::ClaudeAi => claude_ai::parse_conversation(raw),
             Self::OpenWebUi => open_webui::parse_conversation(raw),

@@ -268,3 +268,34 @@ async fn sessions_idle_past_the_retention_are_deleted() {
     assert_eq!(server.get("/api/chat-sessions/old").await.status, 404);
     assert_eq!(server.get(&format!("/api/chat-sessions/{fresh}")).await.status, 200);
 }
+
+/// Starts a server with this many idle sessions and recent ones, runs a few sweeps, and returns the
+/// number of sessions left.
+async fn sessions_left_by_retention(flags: &[&str], idle: usize, recent: usize) -> Value {
+    let mut server = Server::on_file(&[]).await;
+    let session = |number: usize| {
+        let at = if number < idle { json!("2020-01-02T00:00:00Z") } else { Value::Null };
+        json!({"sessionId": format!("s{number}"), "messages": [
+            {"role": "user", "content": "x", "createdAt": at}]})
+    };
+    let sessions: Vec<Value> = (0..idle + recent).map(session).collect();
+    server.post("/api/import", json!({"sessions": sessions})).await.data();
+    server.stop().await;
+    let quick = TimingOptions { retention_interval: Duration::from_millis(20), ..tuning() };
+    let url = format!("--database-url={}", server.database_url());
+    let flags = [&["--retention=1h", &url], flags].concat();
+    let server = Server::tuned(&flags, quick).await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    server.get("/api/chat-sessions").await.data()["pagination"]["total"].clone()
+}
+
+#[tokio::test]
+async fn retention_never_deletes_a_large_share_unless_told() {
+    for (idle, recent, left) in [(6, 50, 56), (6, 54, 54), (2, 2, 2), (3, 1, 4), (1, 0, 1)] {
+        assert_eq!(sessions_left_by_retention(&[], idle, recent).await, left, "{idle} idle");
+    }
+    let allowed = ["--retention-limit=off"];
+    assert_eq!(sessions_left_by_retention(&allowed, 6, 0).await, 0);
+    let allowed = ["--retention-limit=60%"];
+    assert_eq!(sessions_left_by_retention(&allowed, 6, 4).await, 4);
+}

@@ -3,6 +3,7 @@
 use crate::support::Server;
 use crate::support::server::fetch;
 use reqwest::Method;
+use serde_json::json;
 
 /// Sends a body and asserts the status and the field named in the error details.
 pub async fn refused(
@@ -296,4 +297,50 @@ async fn half_an_emoji_in_a_request_is_replaced() {
     let messages = server.get("/api/chat-sessions/s/messages").await.data();
     assert_eq!(messages["messages"][0]["content"], "cut \u{fffd}");
     assert_eq!(server.get("/api/chat-sessions/t").await.data()["title"], "cut \u{fffd}");
+}
+
+#[tokio::test]
+async fn error_names_the_field_with_too_many_values_or_levels() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    let chat = |field: &str, value: String| {
+        format!(r#"{{"sessionId":"{session}","message":"x","{field}":{value}}}"#)
+    };
+    let post = async |path: &str, body: String| {
+        let request = server.request(Method::POST, path).header("content-type", "application/json");
+        let reply = fetch(request.body(body)).await;
+        assert_eq!(reply.failure(), (400, "invalid_request"), "{}", reply.body);
+        reply.body["error"]["details"].clone()
+    };
+    let list = |item: &str, count: usize| format!("[{}]", vec![item; count].join(","));
+    let deep = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+    let many = list(r#"{"type":"x"}"#, 60_000);
+    let data = |value: String| format!(r#"[{{"type":"data-x","data":{value}}}]"#);
+    let function = r#"{"type":"function","function":{"name":"f"}}"#;
+    for (body, field) in [
+        (chat("parts", many.clone()), "parts"),
+        (chat("parts", list(r#"{"type":"x"}"#, 1001)), "parts"),
+        (chat("parts", data(list("0", 100_001))), "parts"),
+        (chat("parts", data(deep(99))), "parts"),
+        (chat("tools", list(function, 60_000)), "tools"),
+        (chat("tools", list(function, 513)), "tools"),
+        (chat("responseFormat", deep(101)), "response_format"),
+        (
+            format!(r#"{{"id":"a","messages":[{{"id":"m","role":"user","parts":{many}}}]}}"#),
+            "messages",
+        ),
+    ] {
+        let details = post("/api/chat", body).await;
+        assert!(details.as_object().unwrap().keys().any(|key| key.starts_with(field)), "{details}");
+    }
+    let details = post("/api/chat-sessions", format!(r#"{{"meta":{{"a":{}}}}}"#, deep(101))).await;
+    assert!(details["meta"].as_str().unwrap().contains("100 levels"), "{details}");
+    for id in [".", ".."] {
+        let details = post("/api/chat-sessions", format!(r#"{{"sessionId":"{id}"}}"#)).await;
+        assert!(details["sessionId"].as_str().unwrap().contains("URL"), "{details}");
+    }
+    let v1 = format!(r#"{{"model":"gated-1","input":"x","tools":{}}}"#, list(function, 60_000));
+    let request = server.request(Method::POST, "/v1/responses");
+    let reply = fetch(request.header("content-type", "application/json").body(v1)).await;
+    assert_eq!((reply.status, &reply.body["error"]["param"]), (400, &json!("tools")));
 }

@@ -270,6 +270,7 @@ async fn read_only_store_rejects_writes() {
         project_id: None,
         status: None,
         archived: None,
+        is_of_invitations: false,
     };
     assert_eq!(store.list_all_sessions(None, query).await.unwrap().sessions.len(), 3);
 }

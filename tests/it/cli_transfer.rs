@@ -4,6 +4,8 @@ use crate::support::process::{ServerProcess, command, run};
 use crate::support::within_deadline;
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 use tokio::io::AsyncWriteExt;
@@ -31,6 +33,27 @@ fn ids(file: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
+async fn export_is_readable_by_its_owner_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    std::fs::write(at.join("in.json"), file().to_string()).unwrap();
+    run_echoic(at, &["import", "in.json"]).await;
+    // An older export that everyone can read, and a link that an interrupted one seems to have
+    // left.
+    for name in ["out.json", "elsewhere"] {
+        std::fs::write(at.join(name), "older").unwrap();
+        std::fs::set_permissions(at.join(name), Permissions::from_mode(0o666)).unwrap();
+    }
+    std::os::unix::fs::symlink("elsewhere", at.join("out.json.part")).unwrap();
+    let (code, _, stderr) = run_echoic(at, &["export", "-o", "out.json"]).await;
+    assert_eq!(code, 0, "{stderr}");
+    let mode = std::fs::metadata(at.join("out.json")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(!at.join("out.json").is_symlink());
+    assert_eq!(std::fs::read_to_string(at.join("elsewhere")).unwrap(), "older");
+}
+
+#[tokio::test]
 async fn imported_sessions_are_exported_again() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
@@ -44,9 +67,14 @@ async fn imported_sessions_are_exported_again() {
     assert_eq!((code, stderr.as_str(), ids(&exported)), (0, "", vec![json!("a"), json!("b")]));
     let first: Value = serde_json::from_str(&exported).unwrap();
     assert_eq!(first["sessions"][0]["participants"], json!(["local", "bob"]));
+    for name in ["out.json", "out.json.part"] {
+        std::fs::write(at.join(name), "an older export").unwrap();
+        std::fs::set_permissions(at.join(name), Permissions::from_mode(0o644)).unwrap();
+    }
     let done = run_echoic(at, &["export", "-o", "out.json"]).await;
     assert_eq!(done, (0, String::new(), "2 sessions written to out.json\n".to_owned()));
     assert_eq!(std::fs::read_to_string(at.join("out.json")).unwrap(), exported);
+    assert_eq!(at.join("out.json").metadata().unwrap().permissions().mode() & 0o777, 0o600);
     assert!(!at.join("out.json.part").exists());
     let (_, one, _) = run_echoic(at, &["export", "--session", "b", "--format", "markdown"]).await;
     assert!(one.starts_with("# Second\n"), "{one}");

@@ -236,6 +236,16 @@ fn bad_flag_is_reported_by_its_flag_name() {
     assert!(error.to_string().contains("--idle-timeout"), "{error}");
 }
 
+#[test]
+fn token_settings_without_tokens_are_noted() {
+    let secret = format!("--jwt-secret={}", "x".repeat(32));
+    for (auth, has_note) in [("none", true), ("keys", true), ("jwt", false)] {
+        let config = Config::from_flags([format!("--auth={auth}"), secret.clone()]).unwrap();
+        assert_eq!(config.access.describe_unused().is_some(), has_note, "{auth}");
+    }
+    assert_eq!(Config::from_flags(["--auth=keys"]).unwrap().access.describe_unused(), None);
+}
+
 #[tokio::test]
 async fn flags_override_environment_and_file_and_empty_is_unset() {
     let folder = tempfile::tempdir().unwrap();

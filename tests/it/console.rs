@@ -6,8 +6,13 @@ use reqwest::{Method, StatusCode};
 use std::path::Path;
 
 /// The scripts that the page loads on first use.
-const LATER: [&str; 4] =
-    ["js/panel/memory.js", "js/panel/people.js", "js/panel/settings.js", "js/projects/page.js"];
+const LATER: [&str; 5] = [
+    "js/panel/memory.js",
+    "js/panel/people.js",
+    "js/panel/settings.js",
+    "js/projects/page.js",
+    "js/sessions/invitations.js",
+];
 
 #[tokio::test]
 async fn page_policy_allows_only_own_scripts_and_resources() {

@@ -7,7 +7,7 @@ use echoic::auth::Authenticator;
 use echoic::chat::{ChatDependencies, ChatService};
 use echoic::domain::memory::MemoryStrategy;
 use echoic::domain::message::FinishReason;
-use echoic::http::{AllowedHosts, ApiState, SizeLimits, build_router};
+use echoic::http::{AllowedHosts, ApiState, BodyBudget, SizeLimits, build_router};
 use echoic::memory::{Memory, MemoryDefaults};
 use echoic::prompts::PromptTemplates;
 use echoic::provider::{ModelInfo, Prompt, Provider, ProviderError, ProviderEvent, ProviderEvents};
@@ -76,7 +76,11 @@ async fn panicking_server() -> (String, TempDir) {
         memory,
         auth: Arc::new(Authenticator::disabled()),
         rate_limiter: Arc::default(),
+        body_budget: Arc::new(BodyBudget::new(64 << 20, 32 << 20)),
+        readiness: Arc::default(),
+        imports: Arc::new(echoic::http::ImportQueue::new(1 << 20)),
         size_limits: SizeLimits { body: 1 << 20, message: 1 << 20 },
+        needs_consent: false,
         allowed_hosts: Arc::new(AllowedHosts::default()),
         cors_origins: Arc::new([]),
         heartbeat: Duration::from_secs(15),

@@ -175,11 +175,11 @@ async fn removed_participant_receives_no_more_events(fresh: EmptyStore) {
     let session = core.create(&["bob"]).await;
     let mut all = listen(&core, "bob", None).await;
     let mut one = listen(&core, "bob", Some(&session)).await;
-    core.pin(&session, true).await;
-    assert_eq!(next_event(&mut all).await["session"]["pinned"], true);
-    assert_eq!(next_event(&mut one).await["session"]["pinned"], true);
+    core.rename(&session, "one").await;
+    assert_eq!(next_event(&mut all).await["session"]["title"], "one");
+    assert_eq!(next_event(&mut one).await["session"]["title"], "one");
     core.invite(&session, &[]).await;
-    core.pin(&session, false).await;
+    core.rename(&session, "two").await;
     core.chat.delete_session(&principal("alice"), &session).await.unwrap();
     // Events are ordered, so the first one that bob receives now proves that the earlier changes
     // were not sent to him.
@@ -195,7 +195,7 @@ async fn invited_participant_receives_events_and_others_do_not(fresh: EmptyStore
     let mut bob = listen(&core, "bob", None).await;
     let mut carol = listen(&core, "carol", None).await;
     let mut alice = listen(&core, "alice", None).await;
-    core.pin(&session, true).await;
+    core.rename(&session, "one").await;
     // The recipients of an event are decided when it is dispatched. Once alice has received it,
     // that is done, and the invitation below cannot affect it.
     next_event(&mut alice).await;

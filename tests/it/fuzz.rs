@@ -71,12 +71,12 @@ const WORDS: &[&str] = &[
     "ä\u{202e}",
 ];
 
-fn text() -> impl Strategy<Value = String> {
+pub(crate) fn text() -> impl Strategy<Value = String> {
     prop_oneof![select(WORDS).prop_map(str::to_owned), any::<String>()]
 }
 
 /// Any JSON, mostly with known field names.
-fn any_json() -> impl Strategy<Value = Value> {
+pub(crate) fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
@@ -94,13 +94,16 @@ fn any_json() -> impl Strategy<Value = Value> {
 }
 
 /// `count` values of a strategy, the same in every run.
-fn sample<T: std::fmt::Debug>(count: usize, strategy: impl Strategy<Value = T>) -> Vec<T> {
+pub(crate) fn sample<T: std::fmt::Debug>(
+    count: usize,
+    strategy: impl Strategy<Value = T>,
+) -> Vec<T> {
     let mut runner = TestRunner::deterministic();
     (0..count).map(|_| strategy.new_tree(&mut runner).unwrap().current()).collect()
 }
 
 /// Sends a request and asserts that the response is well-formed and not a 5xx.
-async fn check_response(request: RequestBuilder, what: &dyn std::fmt::Debug) -> u16 {
+pub(crate) async fn check_response(request: RequestBuilder, what: &dyn std::fmt::Debug) -> u16 {
     let answer = within_deadline(request.send()).await.unwrap();
     let status = answer.status().as_u16();
     assert!(status < 500, "{status} for {what:?}");

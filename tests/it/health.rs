@@ -35,6 +35,45 @@ async fn server_accepts_more_clients_than_the_soft_file_limit() {
 }
 
 #[tokio::test]
+async fn idle_connections_do_not_keep_others_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let variables = HashMap::from([
+        ("PORT", "0".to_owned()),
+        ("ECHOIC_PROVIDER", "demo".to_owned()),
+        ("ECHOIC", env!("CARGO_BIN_EXE_echoic").to_owned()),
+    ]);
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "ulimit -n 128 && exec \"$ECHOIC\""]).current_dir(folder.path());
+    shell.env_clear().envs(&variables).stderr(Stdio::piped()).kill_on_drop(true);
+    let server = ServerProcess::spawn(shell).await;
+    let address = server.base.strip_prefix("http://").unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        idle.push(TcpStream::connect(address).await.unwrap());
+    }
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let ready = client.get(format!("{}/health/ready", server.base)).send();
+    assert_eq!(within_deadline(ready).await.unwrap().status(), 200);
+    // Streams are in use, so they stay, and what is over the limit is told so.
+    let mut streams = Vec::new();
+    let refused = within_deadline(async {
+        loop {
+            let events = client.get(format!("{}/api/events", server.base)).send().await.unwrap();
+            if events.status() != 200 {
+                return events;
+            }
+            streams.push(events);
+        }
+    });
+    assert_eq!(refused.await.status(), 429);
+    assert!(streams.len() < 128, "{}", streams.len());
+    let live = client.get(format!("{}/health/live", server.base)).send();
+    assert_eq!(within_deadline(live).await.unwrap().status(), 200);
+    drop((idle, streams));
+    server.terminate().await;
+}
+
+#[tokio::test]
 async fn running_server_is_live_and_ready() {
     let server = Server::start().await;
     for path in ["/health/live", "/health/ready"] {

@@ -210,3 +210,33 @@ async fn upload_without_conversations_is_an_error() {
     let refused = send(&server, "text/plain", b"[]".to_vec()).await;
     assert_eq!(refused.failure(), (415, "unsupported_media_type"));
 }
+
+#[tokio::test]
+async fn upload_of_too_many_files_is_refused() {
+    let server = Server::start().await;
+    let names: Vec<String> = (0..10_001).map(|number| number.to_string()).collect();
+    let files: Vec<(&str, &[u8])> =
+        names.iter().map(|name| (name.as_str(), b"{}".as_slice())).collect();
+    let archive = zip_of(&files);
+    let nested: Vec<(&str, &[u8])> = vec![("a.zip", &archive)];
+    for (reply, bound) in [
+        (send(&server, "application/zip", archive.clone()).await, 10_000),
+        (send_form(&server, &nested).await, 10_000),
+        (send_form(&server, &files).await, 1_000),
+    ] {
+        assert_eq!(reply.failure(), (413, "payload_too_large"));
+        let wanted = format!("must have at most {bound} files");
+        assert!(reply.body["message"].as_str().unwrap().contains(&wanted), "{}", reply.body);
+        assert_eq!(reply.body["error"]["details"]["imported"], 0);
+    }
+}
+
+#[tokio::test]
+async fn part_with_a_long_head_is_refused() {
+    let server = Server::start().await;
+    let name = "x".repeat(9_000_000);
+    let reply = send_form(&server, &[(&name, b"{}")]).await;
+    assert_eq!(reply.failure(), (413, "payload_too_large"));
+    let message = reply.body["message"].as_str().unwrap();
+    assert!(message.starts_with("Head of a part must be at most 65536 bytes"), "{message}");
+}

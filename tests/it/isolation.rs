@@ -106,7 +106,7 @@ fn rows() -> Vec<(&'static str, RequestBuilderFn, Expected)> {
         ("GET /api/chat-sessions/{sessionId}", |w| (session("", w), Value::Null), INSIDE),
         (
             "PATCH /api/chat-sessions/{sessionId}",
-            |w| (session("", w), json!({"pinned": true})),
+            |w| (session("", w), json!({"title": "x"})),
             OWNER,
         ),
         ("DELETE /api/chat-sessions/{sessionId}", |w| (session("", w), Value::Null), OWNER),
@@ -133,6 +133,11 @@ fn rows() -> Vec<(&'static str, RequestBuilderFn, Expected)> {
         (
             "POST /api/chat-sessions/{sessionId}/seen",
             |w| (session("/seen", w), json!({"upTo": w.message})),
+            INSIDE,
+        ),
+        (
+            "GET /api/chat-sessions/{sessionId}/messages/{messageId}/siblings",
+            |w| (session(&format!("/messages/{}/siblings", w.message), w), Value::Null),
             INSIDE,
         ),
         (
@@ -200,6 +205,16 @@ fn rows() -> Vec<(&'static str, RequestBuilderFn, Expected)> {
             "GET /api/export",
             |w| (format!("/api/export?sessionId={}", w.session), Value::Null),
             OWNER,
+        ),
+        (
+            "POST /api/chat-sessions/{sessionId}/accept",
+            |w| (session("/accept", w), json!({})),
+            [401, 401, 404, 200, 200, 403],
+        ),
+        (
+            "POST /api/chat-sessions/{sessionId}/leave",
+            |w| (session("/leave", w), json!({})),
+            [401, 401, 404, 200, 403, 403],
         ),
         ("POST /api/import", |_| ("/api/import".into(), json!({"sessions": []})), OWN),
         ("POST /api/render", |_| ("/api/render".into(), json!({"markdown": "*a*"})), OWN),
@@ -288,6 +303,7 @@ impl Callers {
         for (user, scope) in [
             ("other", AuthScope::Chat),
             ("pat", AuthScope::Chat),
+            ("guest", AuthScope::Chat),
             ("ann", AuthScope::Chat),
             ("root", AuthScope::Admin),
         ] {
@@ -318,15 +334,24 @@ impl Callers {
         self.server.with_key(&self.keys["ann"]).post(path, body).await.data()
     }
 
+    /// Pat accepts the invitation to a session, the guest does not.
+    async fn accept(&self, session: &str) {
+        let pat = self.server.with_key(&self.keys["pat"]);
+        pat.post(&format!("/api/chat-sessions/{session}/accept"), json!({})).await.data();
+    }
+
     async fn create_resources(&self) -> Resources {
-        let made = self.create("/api/chat-sessions", json!({"participants": ["pat"]})).await;
+        let users = json!({"participants": ["pat", "guest"]});
+        let made = self.create("/api/chat-sessions", users.clone()).await;
         let session = made["sessionId"].as_str().unwrap().to_owned();
+        self.accept(&session).await;
         let said = json!({"chatSessionId": session, "role": "user", "content": "a secret"});
         let said = self.create("/api/chat-messages", said).await;
         let files = json!([{"path": "a.txt", "content": "a secret"}]);
         let project = self.create("/api/projects", json!({"name": "P", "files": files})).await;
         // The response runs in its own session, so that the first one stays idle.
-        let other = self.create("/api/chat-sessions", json!({"participants": ["pat"]})).await;
+        let other = self.create("/api/chat-sessions", users).await;
+        self.accept(other["sessionId"].as_str().unwrap()).await;
         let conversation = format!("conv_{}", other["sessionId"].as_str().unwrap());
         let asked = json!({"conversation": conversation, "input": "a secret", "background": true});
         let ann = self.server.with_key(&self.keys["ann"]);
@@ -394,6 +419,25 @@ fn routes_below_the_admin_prefix_require_an_admin() {
     for (route, policy) in route_policies() {
         let is_admins = route.contains(" /api/admin/");
         assert_eq!(policy.starts_with("Admin"), is_admins, "{route}: {policy}");
+    }
+}
+
+/// Accepting and declining are what an invited user may do; see `invitations.rs`.
+#[tokio::test]
+async fn invited_user_gets_the_answers_of_a_stranger() {
+    let cast = Callers::start().await;
+    let world = cast.create_resources().await;
+    for (route, ask, _) in rows() {
+        let concerns_session = ask(&world).0.contains(&world.session)
+            || ask(&world).1.to_string().contains(&world.session)
+            || route.contains("{response}");
+        if !concerns_session || route.ends_with("/accept") || route.ends_with("/leave") {
+            continue;
+        }
+        let stranger = cast.ask("other", route, ask(&world)).await;
+        let invited = cast.ask("guest", route, ask(&world)).await;
+        assert_eq!(invited.0, stranger.0, "{route}: {}", invited.1);
+        assert!(!invited.1.contains("secret"), "{route}: {}", invited.1);
     }
 }
 

@@ -67,6 +67,11 @@ async fn valid_token_names_the_user_and_bad_ones_are_rejected() {
         claims.as_object_mut().unwrap().remove(field);
         own(claims)
     };
+    let with_extensions = |names: &[&str]| {
+        let crit = Some(names.iter().map(ToString::to_string).collect());
+        let header = Header { crit, ..Header::new(Algorithm::HS256) };
+        encode(&header, &claims(), &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
+    };
     let longer = encode(
         &Header::new(Algorithm::HS512),
         &claims(),
@@ -83,6 +88,10 @@ async fn valid_token_names_the_user_and_bad_ones_are_rejected() {
         ("of the assistant", own(claims_with("sub", json!("assistant")))),
         ("of another issuer", own(claims_with("iss", json!("https://evil.example")))),
         ("of no issuer", without("iss")),
+        ("of a list of issuers", own(claims_with("iss", json!(["https://id.example"])))),
+        ("with an extension", with_extensions(&["b64"])),
+        ("with a known field as extension", with_extensions(&["exp"])),
+        ("with an empty list of extensions", with_extensions(&[])),
         ("for another", own(claims_with("aud", json!("another")))),
         ("for nobody", without("aud")),
         ("truncated", good[..good.len() - 2].to_owned()),
@@ -129,6 +138,57 @@ async fn admin_claim_makes_an_admin() {
         claims["role"] = role;
         let seen = server.with_key(&token(claims)).get("/api/chat-sessions/a").await;
         assert_eq!(seen.status, status, "{}", seen.body);
+    }
+}
+
+#[tokio::test]
+async fn issuer_must_be_a_string_even_if_none_is_required() {
+    let server = Server::with(&["--auth=jwt", &format!("--jwt-secret={SECRET}")]).await;
+    let status = async |iss: Value| {
+        let token = sign_claims(&claims_with("iss", iss), SECRET.as_bytes());
+        list_sessions(&server, &token).await.status
+    };
+    assert_eq!(status(json!("anyone")).await, 200);
+    for iss in [json!(["https://id.example"]), json!([]), json!(7), json!({}), Value::Null] {
+        assert_eq!(status(iss.clone()).await, 401, "{iss}");
+    }
+}
+
+#[tokio::test]
+async fn token_with_critical_extensions_is_rejected() {
+    let server = Server::with(&["--auth=jwt", &format!("--jwt-secret={SECRET}")]).await;
+    let status = async |header: Value| {
+        let unsigned = token_with_header(header, &claims(), "");
+        let text = unsigned.trim_end_matches('.');
+        let key = EncodingKey::from_secret(SECRET.as_bytes());
+        let signature =
+            jsonwebtoken::crypto::sign(text.as_bytes(), &key, Algorithm::HS256).unwrap();
+        list_sessions(&server, &format!("{text}.{signature}")).await.status
+    };
+    assert_eq!(status(json!({"alg": "HS256", "exp2": 1, "b64": false})).await, 200);
+    for crit in
+        [json!(["exp2"]), json!(["b64"]), json!(["exp"]), json!([]), json!("x"), Value::Null]
+    {
+        let header = json!({"alg": "HS256", "crit": crit, "exp2": 1, "b64": false});
+        assert_eq!(status(header).await, 401, "{crit}");
+    }
+}
+
+#[tokio::test]
+async fn key_set_needs_an_audience_or_leave_to_ignore_it() {
+    let rsa = Signer::rsa("one");
+    let issuer = Issuer::start(&[&rsa]).await;
+    let url = format!("--jwt-jwks-url={}", issuer.url);
+    let folder = tempfile::tempdir().unwrap();
+    let variables = [("PORT", "0".to_owned())].into();
+    let flags = ["serve", "--auth=jwt", &url];
+    let (code, _, stderr) = crate::support::process::run(folder.path(), &variables, &flags).await;
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("JWT_AUDIENCE") && stderr.contains("JWT_ANY_AUDIENCE"), "{stderr}");
+    let other_audience = rsa.token(&claims_with("aud", json!("another application")));
+    for (flag, status) in [("--jwt-audience=echoic", 401), ("--jwt-any-audience", 200)] {
+        let server = Server::with(&["--auth=jwt", &url, flag]).await;
+        assert_eq!(list_sessions(&server, &other_audience).await.status, status, "{flag}");
     }
 }
 
@@ -225,7 +285,7 @@ impl Issuer {
     async fn server(&self, jwks_pause: Duration) -> Server {
         let url = format!("--jwt-jwks-url={}", self.url);
         Server::tuned(
-            &["--auth=jwt", &url],
+            &["--auth=jwt", &url, "--jwt-audience=echoic"],
             TimingOptions { jwks_retry_delay: jwks_pause, ..tuning() },
         )
         .await
@@ -302,7 +362,7 @@ async fn unavailable_jwks_is_not_reported_as_a_bad_token() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("--jwt-jwks-url=http://{}/keys", listener.local_addr().unwrap());
     drop(listener);
-    let server = Server::with(&["--auth=jwt", &url]).await;
+    let server = Server::with(&["--auth=jwt", &url, "--jwt-any-audience"]).await;
     let reply = within_deadline(list_sessions(&server, &Signer::ec("one").token(&claims()))).await;
     assert_eq!(reply.failure(), (503, "auth_unavailable"));
 }

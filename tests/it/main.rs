@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
+mod access;
+mod access_races;
 mod admin;
 mod anthropic;
 mod architecture;
@@ -17,8 +19,10 @@ mod cli_sessions;
 mod cli_transfer;
 mod codegen;
 mod config;
+mod connections;
 mod console;
 mod crash;
+mod crash_steps;
 mod drain;
 mod error_format;
 mod events;
@@ -26,11 +30,14 @@ mod export;
 mod export_memory;
 mod failpoints;
 mod fuzz;
+mod fuzz_dialects;
 mod health;
 mod images;
 mod import;
 mod import_files;
+mod import_limits;
 mod instances;
+mod invitations;
 mod isolation;
 mod jwt;
 mod keys;
@@ -41,6 +48,7 @@ mod memory_prefix;
 mod messages;
 mod migrate;
 mod mongo;
+mod nesting;
 mod nodes;
 mod opaque_data;
 mod openapi;

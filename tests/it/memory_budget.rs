@@ -170,6 +170,7 @@ async fn store_session(
         status: SessionStatus::default(),
         archived: false,
         pinned: false,
+        placements: Vec::new(),
         created_at: at,
         last_seen: None,
         read_marks: HashMap::new(),

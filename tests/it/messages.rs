@@ -2,6 +2,7 @@
 
 use crate::support::Server;
 use crate::support::server::fetch;
+use echoic::domain::key::AuthScope;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -24,7 +25,7 @@ async fn posted_message_is_returned_with_its_session() {
     assert_eq!(
         *message,
         json!({
-            "id": message["id"], "sessionId": session, "seq": 1, "parentId": null, "siblingIds": [message["id"]],
+            "id": message["id"], "sessionId": session, "seq": 1, "parentId": null, "siblingIds": [message["id"]], "siblingCount": 1, "siblingIndex": 0,
             "role": "user", "senderId": "local", "type": "text", "content": "Create a login form", "parts": [],
             "status": "complete", "seen": false, "model": null, "finishReason": null, "clientMessageId": null,
             "error": null, "usage": null, "createdAt": message["createdAt"]
@@ -92,6 +93,24 @@ async fn repeated_post_returns_the_first_result() {
     assert_eq!(fetch(keyed("twice")).await.data()["message"], second["message"]);
     assert_eq!(fetch(keyed("other")).await.failure(), (422, "idempotency_key_reused"));
     assert_eq!(server.transcript(&session).await, ["user: once", "user: twice"]);
+}
+
+#[tokio::test]
+async fn post_under_another_senders_message_id_is_refused() {
+    let server = Server::with(&["--auth=keys", "--invitations=off"]).await;
+    let ann = server.key("ann", AuthScope::Chat).await;
+    let pat = server.key("pat", AuthScope::Chat).await;
+    let (ann, pat) = (server.with_key(&ann), server.with_key(&pat));
+    let body = json!({"sessionId": "s", "participants": ["pat"]});
+    assert_eq!(ann.post("/api/chat-sessions", body).await.status, 201);
+    let body = |id: &Value, content: &str| json!({"chatSessionId": "s", "role": "user", "content": content, "clientMessageId": id});
+    let first = pat.post("/api/chat-messages", body(&json!("next"), "pat's")).await.data();
+    for id in [&json!("next"), &first["message"]["id"]] {
+        let refused = ann.post("/api/chat-messages", body(id, "ann's")).await;
+        assert_eq!(refused.failure(), (422, "idempotency_key_reused"));
+    }
+    let repeated = pat.post("/api/chat-messages", body(&json!("next"), "pat's")).await.data();
+    assert_eq!(repeated["message"], first["message"]);
 }
 
 async fn page(server: &Server, session: &str, query: &str) -> (String, bool) {
@@ -228,4 +247,43 @@ async fn long_session_is_split_into_bounded_nodes() {
     let said = data["messages"].as_array().unwrap();
     assert_eq!((said.len(), &said[99]["content"]), (100, &json!("after")));
     assert!(said[0]["content"].as_str().unwrap().starts_with("202 "));
+}
+
+#[tokio::test]
+async fn message_among_many_siblings_names_the_nearest_ones() {
+    let server = Server::start().await;
+    let root = |number: usize| {
+        json!({"id": format!("m{number:04}"), "parentId": null,
+        "role": "user", "content": "x"})
+    };
+    let roots: Vec<Value> = (0..1000).map(root).collect();
+    let session = json!({"sessionId": "s", "messages": roots});
+    server.post("/api/import", json!({"sessions": [session]})).await.data();
+
+    let path = "/api/chat-sessions/s/messages";
+    let page = server.get(&format!("{path}?view=all&limit=100&before=m0500")).await.data();
+    assert!(page.to_string().len() < 100_000, "{} bytes", page.to_string().len());
+    let last = &page["messages"][99];
+    assert_eq!((&last["siblingCount"], &last["siblingIndex"]), (&json!(1000), &json!(499)));
+    let nearest: Vec<_> = (494..505).map(|number| format!("m{number:04}")).collect();
+    assert_eq!(last["siblingIds"], json!(nearest));
+    let first = server.get(&format!("{path}/m0000")).await.data();
+    assert_eq!((&first["siblingIndex"], &first["siblingIds"][10]), (&json!(0), &json!("m0010")));
+    let newest = server.get(&format!("{path}/m0999")).await.data();
+    assert_eq!((&newest["siblingIndex"], &newest["siblingIds"][0]), (&json!(999), &json!("m0989")));
+
+    let mut listed = Vec::new();
+    let mut after = String::new();
+    loop {
+        let page = server.get(&format!("{path}/m0500/siblings?limit=100{after}")).await.data();
+        assert_eq!(page["siblingCount"], 1000);
+        listed.extend(page["siblingIds"].as_array().unwrap().clone());
+        if page["hasMore"] == false {
+            break;
+        }
+        after = format!("&after={}", listed.last().unwrap().as_str().unwrap());
+    }
+    assert_eq!(listed.len(), 1000);
+    let stranger = server.get(&format!("{path}/m0500/siblings?after=m9999")).await;
+    assert_eq!(stranger.failure(), (400, "invalid_request"));
 }

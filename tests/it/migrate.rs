@@ -99,6 +99,9 @@ async fn large_session(server: &Server, session: &str, messages: usize) {
 /// Fills a server with sessions and projects in which every field is set.
 async fn fill_server(server: &Server) {
     large_session(server, "large", 12).await;
+    let shared = json!({"sessions": [{"sessionId": "shared", "participants": ["local", "bob"],
+        "invited": ["carol"], "placements": {"bob": {"pinned": true, "archived": true}}}]});
+    server.post("/api/import", shared).await.data();
     let project = json!({"name": "Shop", "description": "Sells plants", "systemPrompt": "Be brief",
         "files": [{"path": "src/a.ts", "content": "let a = 'ä'\n", "language": "typescript"}]});
     let project = server.post("/api/projects", project).await.data()["projectId"].clone();
@@ -153,12 +156,12 @@ async fn migrated_database_answers_every_read_the_same() {
     let listed_before = listed("sqlite://echoic.db".to_owned()).await;
 
     let out = migrate_successfully(folder, "echoic.db", &url).await;
-    assert_eq!(report_counts(&out, "sessions"), [4, 4], "{out}");
+    assert_eq!(report_counts(&out, "sessions"), [5, 5], "{out}");
     assert_eq!(report_counts(&out, "projects"), [1, 1], "{out}");
     assert_eq!(report_counts(&out, "messages")[0], report_counts(&out, "messages")[1]);
     let nodes = before["/api/chat-sessions/large"]["nodes"].as_array().unwrap().len() as u64;
     assert!(nodes > 5 && report_counts(&out, "nodes")[1] > nodes, "{out}");
-    assert!(out.contains("4 sessions migrated, 0 already present"), "{out}");
+    assert!(out.contains("5 sessions migrated, 0 already present"), "{out}");
     assert_eq!(listed(url.clone()).await, listed_before);
     let moved = server_on(&url).await;
     assert_eq!(read_everything(&moved).await, before);
@@ -197,7 +200,7 @@ async fn repeated_migration_adds_only_new_data() {
     migrate_successfully(server.folder.path(), "echoic.db", &url).await;
     let moved = database_contents(&url).await;
     let out = migrate_successfully(server.folder.path(), "echoic.db", &url).await;
-    assert!(out.contains("0 sessions migrated, 4 already present"), "{out}");
+    assert!(out.contains("0 sessions migrated, 5 already present"), "{out}");
     assert_eq!(database_contents(&url).await, moved);
 
     server.start_again().await;
@@ -205,7 +208,7 @@ async fn repeated_migration_adds_only_new_data() {
     server.turn(&fresh, "hi", "hello").await;
     server.stop().await;
     let out = migrate_successfully(server.folder.path(), "echoic.db", &url).await;
-    assert!(out.contains("1 sessions migrated, 4 already present"), "{out}");
+    assert!(out.contains("1 sessions migrated, 5 already present"), "{out}");
     assert_eq!(server_on(&url).await.transcript(&fresh).await, ["user: hi", "assistant: hello"]);
 }
 

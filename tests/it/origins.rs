@@ -46,6 +46,20 @@ async fn unknown_host_is_rejected_on_every_route() {
     }
 }
 
+#[tokio::test]
+async fn foreign_origin_or_host_next_to_an_own_one_is_refused() {
+    let server = Server::start().await;
+    let own = server.base.clone();
+    for origins in [[own.as_str(), "https://evil.example"], ["https://evil.example", &own]] {
+        let create = server.request(Method::POST, "/api/chat-sessions").json(&json!({}));
+        let create = create.header("origin", origins[0]).header("origin", origins[1]);
+        assert_eq!(fetch(create).await.failure(), (403, "forbidden"), "{origins:?}");
+    }
+    let two_hosts = server.request(Method::GET, "/api/me").header("host", "localhost");
+    let two_hosts = two_hosts.header("host", "evil.example");
+    assert_eq!(fetch(two_hosts).await.failure(), (403, "forbidden_host"));
+}
+
 /// Sends the preflight request of a browser for a page of `origin`.
 async fn preflight(server: &Server, path: &str, origin: &str, method: &str) -> ApiResponse {
     let request = server

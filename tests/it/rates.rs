@@ -36,6 +36,22 @@ async fn writes_over_the_rate_are_rejected_and_reads_continue() {
 }
 
 #[tokio::test]
+async fn limit_hits_are_counted_for_prometheus() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = format!("--metrics-addr={free}");
+    let server = Server::with(&["--auth=keys", "--rate-limit=1/h", &address]).await;
+    let ann = server.key("ann", AuthScope::Chat).await;
+    for status in [201, 429, 429] {
+        let made = server.with_key(&ann).post("/api/chat-sessions", json!({})).await;
+        assert_eq!(made.status, status);
+    }
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let metrics = client.get(format!("http://{free}/metrics")).send().await.unwrap();
+    let text = metrics.text().await.unwrap();
+    assert!(text.contains("echoic_limit_hits_total{limit=\"rate_limited\"} 2"), "{text}");
+}
+
+#[tokio::test]
 async fn repeated_turn_is_replayed_despite_the_rate_limit() {
     let server = Server::with(&["--auth=keys", "--rate-limit=1/h"]).await;
     let ann = server.key("ann", AuthScope::Chat).await;

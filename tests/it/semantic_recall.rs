@@ -192,7 +192,8 @@ async fn failing_endpoint_falls_back_to_keyword_recall() {
     let url = format!("--embeddings-url={}", endpoint.url);
     let server = Server::with(&flags(&url, "--embeddings-model=small")).await;
     import_story(&server).await;
-    for mode in [EndpointMode::Refuses, EndpointMode::Miscounts] {
+    let too_long = EndpointMode::Works(8_193);
+    for mode in [EndpointMode::Refuses, EndpointMode::Miscounts, too_long] {
         endpoint.set_mode(mode);
         assert!(
             recalled_ids(&server, "How many hens are there?").await.contains(&"hens".to_owned())

@@ -20,7 +20,7 @@ async fn created_session_has_all_its_fields() {
         session,
         json!({
             "sessionId": id, "userId": "local", "projectId": null, "title": "New Chat", "titleSource": "default",
-            "participants": ["local"], "status": "active", "archived": false, "pinned": false, "meta": {},
+            "participants": ["local"], "invited": [], "status": "active", "archived": false, "pinned": false, "meta": {},
             "userMeta": {}, "theme": {}, "settings": {}, "version": 1, "messagesCount": 0, "headId": null,
             "activeTurn": null, "lastMessage": null, "lastMessageAt": null, "lastSeen": null, "startTime": at,
             "createdAt": at, "updatedAt": at, "nodes": []

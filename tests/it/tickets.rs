@@ -2,9 +2,11 @@
 
 use crate::support::server::fetch;
 use crate::support::{EventListener, Server};
+use echoic::auth::{Identity, issue_ticket, redeem_ticket};
 use echoic::clock;
-use echoic::domain::Timestamp;
 use echoic::domain::key::AuthScope;
+use echoic::domain::{Timestamp, UserId};
+use echoic::store::sqlite::{Durability, SqliteStore};
 use reqwest::Method;
 use serde_json::json;
 
@@ -33,6 +35,21 @@ async fn ticket_opens_one_stream_and_is_used_up() {
     let ticket = ticket(&server, &alice).await;
     let join = format!("/api/chat/s/stream?lastEventId=x:1&ticket={ticket}");
     assert_eq!(fetch(server.request(Method::GET, &join)).await.status, 204);
+}
+
+#[tokio::test]
+async fn ticket_of_a_clock_that_was_ahead_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("echoic.db");
+    let store = SqliteStore::open(&path, Durability::Normal).unwrap();
+    let alice = Identity::new(UserId::new_unchecked("alice"), AuthScope::Chat);
+    let now = clock::now();
+    for (minutes_ahead, is_accepted) in [(0, true), (1, true), (2, false), (60 * 24 * 365, false)] {
+        let issued_at = Timestamp::from_millis(now.as_millis() + minutes_ahead * 60_000);
+        let (ticket, _) = issue_ticket(&store, &alice, issued_at).await.unwrap();
+        let redeemed = redeem_ticket(&store, &ticket, now).await;
+        assert_eq!(redeemed.is_ok(), is_accepted, "{minutes_ahead} min");
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,8 @@ use crate::support::{FrameReader, ProviderCall, Server, within_deadline};
 use echoic::domain::key::AuthScope;
 use reqwest::Method;
 use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::time::sleep;
 
 /// Runs a whole turn whose provider reports this usage.
 async fn run_turn(server: &Server, key: &str, session: &str, message: &str, usage: Value) {
@@ -37,7 +39,7 @@ async fn post_message(server: &Server, key: &str, session: &str, message: &str) 
     fetch(server.with_key(key).request(Method::POST, "/api/chat").json(&body)).await
 }
 
-const PRICED: &[&str] = &["--auth=keys", "--prices=gated-*=1/0.5/10"];
+const PRICED: &[&str] = &["--auth=keys", "--invitations=off", "--prices=gated-*=1/0.5/10"];
 
 #[tokio::test]
 async fn turn_is_recorded_with_tokens_and_cost_for_its_user() {
@@ -122,7 +124,17 @@ async fn stopped_failed_and_deleted_turns_are_recorded_too() {
     fetch(own.request(Method::DELETE, "/api/chat-sessions/deleted")).await.data();
     frames.until("[DONE]").await;
 
-    let all = usage(&server, &ann, &["stopped", "failed"], "?groupBy=session").await;
+    // The readers of a deleted turn end at once, its line is written a moment later.
+    let all = within_deadline(async {
+        loop {
+            let all = usage(&server, &ann, &["stopped", "failed"], "?groupBy=session").await;
+            if all["usage"].as_array().unwrap().len() == 3 {
+                return all;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
     let mut lines: Vec<Value> = all["usage"]
         .as_array()
         .unwrap()
@@ -200,7 +212,8 @@ async fn spent_quota_blocks_new_turns_but_not_reads() {
 
 #[tokio::test]
 async fn project_quota_is_shared_by_its_users() {
-    let server = Server::with(&["--auth=keys", "--quota-tokens=project:100/month"]).await;
+    let flags = ["--auth=keys", "--invitations=off", "--quota-tokens=project:100/month"];
+    let server = Server::with(&flags).await;
     let (ann, pat) =
         (server.key("ann", AuthScope::Chat).await, server.key("pat", AuthScope::Chat).await);
     let body = json!({"sessionId": "s", "participants": ["pat"], "projectId": "p"});
@@ -331,4 +344,56 @@ async fn invalid_usage_query_is_rejected() {
         let reply = server.get(&format!("/api/usage?{query}")).await;
         assert_eq!(reply.failure(), (400, "invalid_request"), "{query}");
     }
+}
+
+#[tokio::test]
+async fn absurd_usage_is_estimated_and_leaves_quotas_working() {
+    let flags = [PRICED, &["--quota-tokens=100000", "--quota-cost=20"]].concat();
+    let server = Server::with(&flags).await;
+    let ann = server.key("ann", AuthScope::Chat).await;
+    let absurd = [
+        r#"{"prompt_tokens":1e308,"completion_tokens":-5,"prompt_tokens_details":{"cached_tokens":9e18}}"#,
+        r#"{"prompt_tokens":1000000001,"completion_tokens":1e999}"#,
+        r#"{"prompt_tokens":NaN,"completion_tokens":Infinity}"#,
+        r#"{"prompt_tokens":"many","completion_tokens":0.5}"#,
+    ];
+    for (at, usage) in absurd.into_iter().enumerate() {
+        let mut frames = begin_turn(&server, &ann, "s", &format!("message-{at}")).await;
+        let mut call = server.upstream.call().await;
+        call.text("hello");
+        call.raw(format!(
+            "data: {{\"choices\":[{{\"index\":0,\"delta\":{{}},\"finish_reason\":\"stop\"}}],\"usage\":{usage}}}\n\n"
+        ));
+        call.raw("data: [DONE]\n\n");
+        frames.until("finish").await;
+        frames.until("[DONE]").await;
+    }
+    let total = usage(&server, &ann, &["s"], "").await["total"].clone();
+    assert_eq!((&total["turns"], &total["estimatedTurns"]), (&json!(4), &json!(4)), "{total}");
+    assert_eq!((&total["cachedTokens"], &total["completionTokens"]), (&json!(0), &json!(4)));
+    assert!(total["promptTokens"].as_u64().unwrap() < 1000, "{total}");
+}
+
+#[tokio::test]
+async fn ledger_with_absurd_counts_repairs_itself_at_start() {
+    let flags = [PRICED, &["--quota-tokens=100000", "--quota-cost=20"]].concat();
+    let mut server = Server::on_file(&flags).await;
+    let ann = server.key("ann", AuthScope::Chat).await;
+    for message in ["one", "two", "three"] {
+        run_turn(&server, &ann, "s", message, json!({"prompt_tokens": 10, "completion_tokens": 1}))
+            .await;
+    }
+    server.stop().await;
+    let absurd = "UPDATE usage SET prompt_tokens = 9223372036854775807, cost = 9223372036854775807
+                  WHERE turn_id > (SELECT min(turn_id) FROM usage);
+                  UPDATE spent SET tokens = 9223372036854775807 + 9223372036854775807.0, cost = -1;";
+    rusqlite::Connection::open(server.database()).unwrap().execute_batch(absurd).unwrap();
+
+    server.start_again().await;
+    let total = usage(&server, &ann, &["s"], "").await["total"].clone();
+    assert_eq!((&total["turns"], &total["promptTokens"]), (&json!(3), &json!(10)), "{total}");
+    run_turn(&server, &ann, "s", "four", json!({"prompt_tokens": 10, "completion_tokens": 1}))
+        .await;
+    let root = server.key("root", AuthScope::Admin).await;
+    assert_eq!(server.with_key(&root).get("/api/admin/usage").await.status, 200);
 }

@@ -76,6 +76,7 @@ async fn find_sessions(core: &ChatCore, query: &str) -> [Vec<SessionId>; 3] {
         project_id: None,
         status: None,
         archived: None,
+        is_of_invitations: false,
     };
     let page = core.fresh.store.list_sessions(&alice, list).await.unwrap();
     let by = |is_message: bool| {
@@ -149,6 +150,13 @@ async fn file_of_first_version_is_indexed_again() {
     file.execute_batch(
         "DROP INDEX sessions_by_words_version;
          ALTER TABLE sessions DROP COLUMN words_version;
+         ALTER TABLE sessions DROP COLUMN invited;
+         ALTER TABLE sessions DROP COLUMN placements;
+         ALTER TABLE participants DROP COLUMN invited;
+         ALTER TABLE participants DROP COLUMN archived;
+         ALTER TABLE participants DROP COLUMN pinned;
+         ALTER TABLE messages DROP COLUMN imported;
+         DROP TABLE drafts;
          DROP TABLE session_titles;
          CREATE VIRTUAL TABLE session_titles USING fts5 (
              words, content = '', contentless_delete = 1, tokenize = 'unicode61 remove_diacritics 0');

@@ -32,7 +32,8 @@ impl Transcript {
                 }
                 DecodedFrame::ToolInputStart { tool_call_id: id, tool_name: name } => {
                     transcript.open_part = OpenPart::None;
-                    transcript.push_call(0, id, name, ProviderData::default());
+                    let index = u32::try_from(transcript.counts.calls).unwrap_or(u32::MAX);
+                    transcript.push_call(index, id, name, ProviderData::default());
                 }
                 DecodedFrame::ToolInputDelta { tool_call_id, input_text_delta } => {
                     if let Some(partial) = transcript.find_call_by_id(&tool_call_id) {

@@ -182,7 +182,7 @@ async fn load_message_page(
     slice: MessageSlice,
     limit: u32,
 ) -> Result<(Vec<Message>, bool)> {
-    let query = MessageQuery { view: MessageView::Path, slice, limit };
+    let query = MessageQuery { view: MessageView::Path, slice, limit, with_siblings: false };
     let page = api.store.list_messages(principal, session, query).await?;
     Ok((page.messages, page.has_more))
 }

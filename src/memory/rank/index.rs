@@ -3,8 +3,10 @@
 
 use super::fingerprint::PassageFingerprint;
 use super::passages::split_passages;
+use super::term_table::TermTable;
 use super::tokenizer::{TermTokenizer, for_each_word};
 use crate::domain::tokenizer::IndexWord;
+use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -53,6 +55,13 @@ pub(super) struct TermPosting {
     pub(super) occurrences: u16,
 }
 
+/// Occurrences of a term, in the order of passages. Most terms occur once or twice, which takes no
+/// allocation.
+type PostingList = SmallVec<[TermPosting; 2]>;
+
+/// Memory of a speaker in addition to the name: entries of a list and of a hash table.
+const SPEAKER_OVERHEAD_BYTES: usize = 160;
+
 /// Inverted index of a path's passages.
 #[derive(Default)]
 pub struct PassageIndex {
@@ -60,10 +69,15 @@ pub struct PassageIndex {
     pub(super) passages: Vec<IndexedPassage>,
     /// First passage of each message, in the order of the path.
     first_passages: Vec<u32>,
-    term_ids: HashMap<Box<str>, u32>,
-    pub(super) postings: Vec<Vec<TermPosting>>,
-    /// For each character of a script without spaces, the terms that contain it.
-    terms_by_character: HashMap<Box<str>, Vec<u32>>,
+    terms: TermTable,
+    /// By number of the term.
+    postings: Vec<PostingList>,
+    /// The characters of scripts without spaces.
+    characters: TermTable,
+    /// Numbers of the terms that contain a character, by number of the character.
+    character_terms: Vec<SmallVec<[u32; 4]>>,
+    /// Memory of the lists that take an allocation of their own, and of the speakers.
+    list_bytes: usize,
     /// Number of terms of all passages, for the mean length in BM25.
     pub(super) total_terms: u64,
     last_at_millis: i64,
@@ -148,19 +162,15 @@ impl PassageIndex {
         &self.passages
     }
 
-    /// Approximate memory in bytes.
+    /// Memory in bytes, without the allocator's overhead. Does not depend on the number of terms.
     pub fn memory_bytes(&self) -> usize {
-        let postings: usize =
-            self.postings.iter().map(|list| 24 + list.capacity() * size_of::<TermPosting>()).sum();
-        // Text and id of a term, and its slot in the hash table.
-        let term_ids = self.term_ids.len() * 40;
-        let characters: usize =
-            self.terms_by_character.values().map(|terms| 64 + terms.capacity() * 4).sum();
-        postings
-            + term_ids
-            + characters
+        self.terms.memory_bytes()
+            + self.postings.capacity() * size_of::<PostingList>()
+            + self.characters.memory_bytes()
+            + self.character_terms.capacity() * size_of::<SmallVec<[u32; 4]>>()
+            + self.list_bytes
             + self.passages.capacity() * size_of::<IndexedPassage>()
-            + self.first_passages.len() * 4
+            + self.first_passages.capacity() * size_of::<u32>()
     }
 
     /// Questions must be split into terms by the same rules as messages.
@@ -173,15 +183,16 @@ impl PassageIndex {
         match word {
             IndexWord::Single(character) => Cow::Owned(self.character_postings(character)),
             _ => {
-                let id = self.term_ids.get(term);
-                Cow::Borrowed(id.map_or(&[], |id| &self.postings[*id as usize]))
+                let id = self.terms.find(term);
+                Cow::Borrowed(id.map_or(&[], |id| &self.postings[id as usize]))
             }
         }
     }
 
     /// Occurrences of a character in runs. Within a run it is in two pairs, so it counts half.
     fn character_postings(&self, character: &str) -> Vec<TermPosting> {
-        let terms = self.terms_by_character.get(character).map_or(&[][..], Vec::as_slice);
+        let id = self.characters.find(character);
+        let terms: &[u32] = id.map_or(&[], |id| &self.character_terms[id as usize]);
         let mut all: Vec<TermPosting> =
             terms.iter().flat_map(|id| &self.postings[*id as usize]).copied().collect();
         all.sort_unstable_by_key(|posting| posting.passage);
@@ -206,38 +217,40 @@ impl PassageIndex {
         names: [&str; 2],
         text: &str,
     ) -> (u16, PassageFingerprint) {
-        let Self { tokenizer, term_ids, postings, terms_by_character, .. } = self;
-        let mut terms: u16 = 0;
+        let Self { tokenizer, terms, postings, characters, character_terms, list_bytes, .. } = self;
+        let mut count: u16 = 0;
         let mut fingerprint = PassageFingerprint::default();
         let names = names.map(|name| (name, false));
         for (text, is_message) in names.into_iter().chain([(text, true)]) {
             tokenizer.for_each_term(text, |term, word| {
-                terms = terms.saturating_add(1);
+                count = count.saturating_add(1);
                 if is_message {
                     fingerprint.add_term(term, word.as_str());
                 }
-                let id = match term_ids.get(term) {
-                    Some(id) => *id as usize,
-                    None => {
-                        let id = postings.len() as u32;
-                        term_ids.insert(term.into(), id);
-                        postings.push(Vec::new());
-                        for character in run_characters(word) {
-                            let terms = terms_by_character.entry(character.into()).or_default();
-                            terms.push(id);
-                        }
-                        id as usize
+                let id = terms.find(term).unwrap_or_else(|| {
+                    postings.push(PostingList::new());
+                    let id = terms.add(term);
+                    for character in run_characters(word) {
+                        let at = characters.find(character).unwrap_or_else(|| {
+                            character_terms.push(SmallVec::new());
+                            characters.add(character)
+                        });
+                        push_counted(&mut character_terms[at as usize], id, list_bytes);
                     }
-                };
-                match postings[id].last_mut() {
+                    id
+                });
+                match postings[id as usize].last_mut() {
                     Some(last) if last.passage == passage => {
                         last.occurrences = last.occurrences.saturating_add(1);
                     }
-                    _ => postings[id].push(TermPosting { passage, occurrences: 1 }),
+                    _ => {
+                        let posting = TermPosting { passage, occurrences: 1 };
+                        push_counted(&mut postings[id as usize], posting, list_bytes);
+                    }
                 }
             });
         }
-        (terms, fingerprint)
+        (count, fingerprint)
     }
 
     /// The block of the next passage: that of the last passage, unless a pause came before or the
@@ -267,6 +280,7 @@ impl PassageIndex {
         for_each_word(name, |word| words.push(word.as_str().into()));
         let id = u16::try_from(self.speaker_names.len()).unwrap_or(u16::MAX);
         if id < u16::MAX {
+            self.list_bytes += 3 * name.len() + SPEAKER_OVERHEAD_BYTES;
             self.speaker_names.push(words);
             self.speaker_ids.insert(name.into(), id);
         }
@@ -284,6 +298,26 @@ impl PassageIndex {
         for_each_word(text, |word| found |= super::time_cues::is_time_word(word.as_str()));
         found
     }
+}
+
+/// Adds an item, and the memory that it takes to `list_bytes`.
+fn push_counted<T: Copy, const N: usize>(
+    list: &mut SmallVec<[T; N]>,
+    item: T,
+    list_bytes: &mut usize,
+) where
+    [T; N]: smallvec::Array<Item = T>,
+{
+    let before = heap_bytes(list);
+    list.push(item);
+    *list_bytes += heap_bytes(list) - before;
+}
+
+fn heap_bytes<T, const N: usize>(list: &SmallVec<[T; N]>) -> usize
+where
+    [T; N]: smallvec::Array<Item = T>,
+{
+    if list.spilled() { list.capacity() * size_of::<T>() } else { 0 }
 }
 
 /// The characters of a word that is part of a run, each once.

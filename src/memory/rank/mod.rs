@@ -10,6 +10,7 @@ mod passages;
 mod repeats;
 mod search;
 mod stopwords;
+mod term_table;
 mod time_cues;
 mod tokenizer;
 mod vectors;

@@ -20,6 +20,7 @@ use super::stopwords::is_stopword;
 use super::time_cues::is_when_question;
 use super::tokenizer::for_each_word;
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 /// BM25 parameters: saturation of repeated terms, and influence of the passage's length.
 const K1: f32 = 1.2;
@@ -79,14 +80,14 @@ pub fn score_passages(index: &PassageIndex, question: &str) -> Vec<f32> {
 
 /// For each speaker, whether the question contains a word of their name.
 fn find_named_speakers(index: &PassageIndex, question: &str) -> Vec<bool> {
-    let mut named = vec![false; index.speaker_names().len()];
+    let mut asked = HashSet::new();
     for_each_word(question, |word| {
-        let word = word.as_str();
-        for (named, names) in named.iter_mut().zip(index.speaker_names()) {
-            *named |= !is_stopword(word) && names.iter().any(|name| **name == *word);
+        if !is_stopword(word.as_str()) {
+            asked.insert(word.as_str().to_owned());
         }
     });
-    named
+    let is_named = |names: &Vec<Box<str>>| names.iter().any(|name| asked.contains(&**name));
+    index.speaker_names().iter().map(is_named).collect()
 }
 
 /// Adds a score for length and kind of a passage, whatever the question's terms are.
@@ -107,12 +108,11 @@ fn add_substance_scores(index: &PassageIndex, named: &[bool], scores: &mut [f32]
 /// is left.
 fn find_terms<'a>(index: &'a PassageIndex, question: &str) -> Vec<Cow<'a, [TermPosting]>> {
     let mut found = Vec::new();
-    let mut seen = Vec::new();
+    let mut seen = HashSet::new();
     index.tokenizer().for_each_term(question, |term, word| {
-        if seen.iter().any(|known| known == term) {
+        if !seen.insert(term.to_owned()) {
             return;
         }
-        seen.push(term.to_owned());
         let postings = index.find_postings(term, word);
         if !postings.is_empty() {
             found.push((is_stopword(word.as_str()), postings));
@@ -182,16 +182,15 @@ fn add_block_scores(index: &PassageIndex, terms: &[Cow<'_, [TermPosting]>], scor
     }
     let mean = index.total_terms as f32 / count as f32;
     let mut blocks = vec![0.0_f32; count];
+    let block_of = |posting: &TermPosting| index.passages[posting.passage as usize].block;
     for postings in terms {
-        let mut times = vec![0.0_f32; count];
-        for posting in postings.iter() {
-            times[index.passages[posting.passage as usize].block as usize] +=
-                f32::from(posting.occurrences);
-        }
-        let with_term = times.iter().filter(|times| **times > 0.0).count();
-        let idf = idf(count as f32, with_term as f32);
-        for ((block, times), length) in blocks.iter_mut().zip(times).zip(&lengths) {
-            *block += bm25(idf, times, *length, mean);
+        // Both postings and blocks are in the order of passages, so each block's are adjacent.
+        let in_blocks = || postings.chunk_by(|one, other| block_of(one) == block_of(other));
+        let idf = idf(count as f32, in_blocks().count() as f32);
+        for in_block in in_blocks() {
+            let times = in_block.iter().map(|posting| f32::from(posting.occurrences)).sum();
+            let block = block_of(&in_block[0]) as usize;
+            blocks[block] += bm25(idf, times, lengths[block], mean);
         }
     }
     let (best, best_block) = (max_score(scores), max_score(&blocks));

@@ -7,31 +7,39 @@
 
 mod index_cache;
 mod path_index;
+mod path_reader;
 mod render;
 mod semantic;
 
 pub(super) use render::RecalledMessage;
 
 use super::rank::{QuantizedVector, blend_scores, merge_repeats, score_passages};
+use crate::cpu_pool::run_cpu;
 use crate::domain::model::TokenVocabulary;
 use crate::domain::text::truncate_chars;
 use crate::domain::{MessageId, Session, SessionId, Timestamp};
 use crate::error::{Error, Result};
+use crate::fair_pool::inherit_owner;
 use crate::provider::embeddings::Embedder;
 use crate::store::{HistoryMessage, Store};
-use index_cache::IndexCache;
+use index_cache::{IndexCache, SharedIndex};
 use path_index::PathIndex;
+use path_reader::PathReader;
 use semantic::SemanticIndex;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-/// Upper bound of the memory that all cached indexes take together.
+/// Upper bound of the memory that all indexes take together.
 const MAX_CACHE_BYTES: usize = 256 << 20;
 /// Characters of the new message that are searched for.
 const MAX_QUERY_CHARS: usize = 4_000;
+/// Larger indexes are searched on a thread for computing; up to here it takes about a millisecond.
+const MAX_INLINE_PASSAGES: usize = 2_000;
+/// How often a search is tried again that got a thread while another query had the index.
+const MAX_LOCK_ATTEMPTS: usize = 4;
 
 pub(super) struct RecallQuery {
     pub(super) session: Session,
@@ -80,7 +88,8 @@ impl RecallEngine {
         let waits = max_wait.is_none();
         // A task of its own outlives the timeout, so an index that takes long to build is there for
         // the next turn.
-        let task = self.tasks.spawn(async move { engine.search_path(query, waits).await });
+        let task =
+            self.tasks.spawn(inherit_owner(async move { engine.search_path(query, waits).await }));
         let Some(max_wait) = max_wait else {
             return task.await.map_err(Error::internal)?.map(Some);
         };
@@ -94,17 +103,14 @@ impl RecallEngine {
     }
 
     /// Ids of the messages of the path ending with `last` whose end lies within `path_tokens`,
-    /// oldest first. Reads the whole path, not the cache.
+    /// oldest first. Reads the path, not the cache.
     pub(super) async fn message_ids(
         &self,
         session: &Session,
         last: &MessageId,
         path_tokens: Range<u64>,
     ) -> Result<Vec<MessageId>> {
-        let path = PathIndex::default().extend_to(&*self.store, session, last, Vec::new()).await?;
-        let start = path.count_before(path_tokens.start) as usize;
-        let end = path.count_before(path_tokens.end) as usize;
-        Ok(path.messages[start..end].iter().map(|message| message.id.clone()).collect())
+        self.read_path(session).message_ids(last, path_tokens).await
     }
 
     /// Drops the index of a deleted session.
@@ -127,13 +133,48 @@ impl RecallEngine {
             tokio::join!(self.embed_query(&query.text, waits), self.refresh_index(&query, waits));
         refreshed?;
         let entry = self.cache.entry(&query.session.id);
-        let mut index = entry.lock().await;
+        let passages = entry.lock().await.as_ref().map_or(0, PathIndex::passage_count);
+        if passages <= MAX_INLINE_PASSAGES {
+            let mut index = entry.lock().await;
+            return Ok(self.select_messages(index.as_mut(), &query, vector.as_ref()));
+        }
+        // While the search waits for a thread, the index may be evicted: the memory of the indexes
+        // does not grow with the number of waiting searches.
+        let weak = Arc::downgrade(&entry);
+        drop(entry);
+        let engine = self.clone();
+        let query = Arc::new(query);
+        for _ in 0..MAX_LOCK_ATTEMPTS {
+            let Some(entry) = weak.upgrade() else { break };
+            drop(entry.lock().await);
+            drop(entry);
+            let (engine, query, vector) = (engine.clone(), query.clone(), vector.clone());
+            let weak = weak.clone();
+            let select = move || {
+                let entry: Arc<SharedIndex> = weak.upgrade()?;
+                let mut index = entry.try_lock().ok()?;
+                Some(engine.select_messages(index.as_mut(), &query, vector.as_ref()))
+            };
+            if let Some(selected) = run_cpu(select).await? {
+                return Ok(selected);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// Searches an index, and renders what is found.
+    fn select_messages(
+        &self,
+        index: Option<&mut PathIndex>,
+        query: &RecallQuery,
+        vector: Option<&QuantizedVector>,
+    ) -> Vec<RecalledMessage> {
         // The lock was released after the refresh, so a query on another branch may have moved the
         // index to that branch. Recall nothing then, rather than messages of another branch.
-        let Some(index) = index.as_mut().filter(|index| index.ends_at(&query.last)) else {
-            return Ok(Vec::new());
+        let Some(index) = index.filter(|index| index.ends_at(&query.last)) else {
+            return Vec::new();
         };
-        let similarities = vector.map_or_else(Vec::new, |vector| index.similarities(&vector));
+        let similarities = vector.map_or_else(Vec::new, |vector| index.similarities(vector));
         let ranked = rank_passages(index, &query.text, &similarities, query.window_start);
         let recalled = render::select_within_budget(
             index,
@@ -143,7 +184,11 @@ impl RecallEngine {
             query.vocabulary,
         );
         self.cache.record_size(&query.session.id, index.memory_bytes());
-        Ok(recalled)
+        recalled
+    }
+
+    fn read_path<'a>(&'a self, session: &'a Session) -> PathReader<'a> {
+        PathReader { store: &*self.store, session, cache: &self.cache }
     }
 
     /// The vector of the new message; `None` without an endpoint, or if it fails or is too slow.
@@ -163,7 +208,8 @@ impl RecallEngine {
             // Taken out, so that a failure or a cancelled task leaves an empty entry, which the
             // next query rebuilds, and never a half-updated index.
             let index = cached.take().unwrap_or_default();
-            let refreshed = index.extend_to(&*self.store, session, last, history.clone()).await;
+            let reader = self.read_path(session);
+            let refreshed = reader.extend_index(index, last, history.clone()).await;
             let mut index = match refreshed {
                 Ok(index) => index,
                 Err(error) => {
@@ -174,13 +220,17 @@ impl RecallEngine {
             if let Some(semantic) = &self.semantic {
                 semantic.load_vectors(&session.id, &mut index).await?;
             }
+            self.cache.record_size(&session.id, index.memory_bytes());
             *cached = Some(index);
         }
         let engine = self.clone();
         let id = session.id.clone();
+        // Embedding takes long, and must not keep the index from being evicted.
+        let index: Weak<SharedIndex> = Arc::downgrade(&entry);
+        drop(entry);
         let embed = async move {
             let Some(semantic) = &engine.semantic else { return };
-            if let Err(error) = semantic.embed_missing(&id, &entry).await {
+            if let Err(error) = semantic.embed_missing(&id, &index).await {
                 tracing::warn!(session.id = %id, error = %error.chain(), "embedding messages failed");
             }
         };

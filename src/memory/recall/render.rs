@@ -40,7 +40,10 @@ pub(super) fn select_within_budget(
     let mut selection = PassageSelection::new(left, vocabulary);
     let mut misses = 0;
     for (passage, score) in ranked {
-        if selection.left < MIN_LINE_TOKENS || misses == MAX_CONSECUTIVE_MISSES {
+        if selection.left < MIN_LINE_TOKENS
+            || misses == MAX_CONSECUTIVE_MISSES
+            || selection.counted_bytes > MAX_COUNTED_BYTES
+        {
             break;
         }
         let is_added = selection.try_add(path, *passage, *score);
@@ -70,6 +73,9 @@ fn format_opening(now: Timestamp) -> String {
 const MIN_LINE_TOKENS: u32 = 4;
 /// Search ends after this many passages in a row that do not fit.
 const MAX_CONSECUTIVE_MISSES: usize = 256;
+/// Search ends after this much text was counted. A message of many passages is counted again with
+/// each of them. Ordinary prompts take less than a tenth of it.
+const MAX_COUNTED_BYTES: usize = 4 << 20;
 
 /// A message with the passages selected so far.
 struct SelectedMessage {
@@ -81,6 +87,8 @@ struct SelectedMessage {
 /// Passages selected within a budget.
 struct PassageSelection {
     vocabulary: TokenVocabulary,
+    /// Bytes of the lines whose tokens were counted.
+    counted_bytes: usize,
     /// Tokens that further lines may take.
     left: u32,
     /// Days whose line is already paid for.
@@ -95,6 +103,7 @@ impl PassageSelection {
     fn new(left: u32, vocabulary: TokenVocabulary) -> Self {
         Self {
             vocabulary,
+            counted_bytes: 0,
             left,
             days: BTreeSet::new(),
             day_line_tokens: BTreeMap::new(),
@@ -118,7 +127,9 @@ impl PassageSelection {
                 let mut passages = selected.passages.clone();
                 passages.push(passage);
                 passages.sort_unstable();
-                let tokens = self.vocabulary.count_tokens(&path.render_line(&passages));
+                let line = path.render_line(&passages);
+                self.counted_bytes += line.len();
+                let tokens = self.vocabulary.count_tokens(&line);
                 let score = selected.score.max(score);
                 (selected.tokens, SelectedMessage { passages, tokens, score })
             }

@@ -5,6 +5,7 @@
 //! A turn waits briefly for the vector of its own message only. If that fails or times out, words
 //! alone decide what is recalled.
 
+use super::index_cache::SharedIndex;
 use super::path_index::PathIndex;
 use crate::domain::{MessageId, SessionId};
 use crate::error::Result;
@@ -13,11 +14,10 @@ use crate::provider::ProviderError;
 use crate::provider::embeddings::Embedder;
 use crate::store::{MessageEmbedding, Store};
 use parking_lot::Mutex;
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::timeout;
 
 /// How long a turn waits for the vector of its message.
@@ -90,8 +90,9 @@ impl SemanticIndex {
         let missing = index.missing_vectors(usize::MAX);
         for page in missing.chunks(LOOKUP_PAGE_SIZE) {
             let found = self.store.load_embeddings(session, self.embedder.model(), page).await?;
-            for embedding in found {
-                index.add_vectors(&embedding);
+            index.add_vectors(&found);
+            if index.is_full_of_vectors() {
+                break;
             }
         }
         Ok(())
@@ -103,7 +104,7 @@ impl SemanticIndex {
     pub(super) async fn embed_missing(
         &self,
         session: &SessionId,
-        entry: &AsyncMutex<Option<PathIndex>>,
+        shared: &Weak<SharedIndex>,
     ) -> Result<()> {
         let is_first = self.in_progress.lock().insert(session.clone());
         if !is_first {
@@ -111,14 +112,12 @@ impl SemanticIndex {
         }
         let _guard = EmbeddingGuard(self, session.clone());
         loop {
+            let Some(entry) = shared.upgrade() else { return Ok(()) };
             let batch = match entry.lock().await.as_ref() {
-                Some(index) => index.passage_texts(
-                    &index.missing_vectors(BATCH_PASSAGES),
-                    BATCH_PASSAGES,
-                    MAX_TEXT_CHARS,
-                ),
+                Some(index) => index.passage_texts(BATCH_PASSAGES, MAX_TEXT_CHARS),
                 None => return Ok(()),
             };
+            drop(entry);
             if batch.is_empty() {
                 return Ok(());
             }
@@ -127,10 +126,10 @@ impl SemanticIndex {
             let embeddings = build_embeddings(&batch, &vectors);
             // Saved before they are used: what a query has ranked by is never computed twice.
             self.store.save_embeddings(session, self.embedder.model(), &embeddings).await?;
+            let Some(entry) = shared.upgrade() else { return Ok(()) };
             let mut cached = entry.lock().await;
             let Some(index) = cached.as_mut() else { return Ok(()) };
-            let added = embeddings.iter().filter(|embedding| index.add_vectors(embedding)).count();
-            if added == 0 {
+            if index.add_vectors(&embeddings) == 0 {
                 // The index was switched to another branch meanwhile, or the vectors have another
                 // length than the query's. Going on could repeat the same batch forever; the next
                 // query starts again.
@@ -228,39 +227,48 @@ fn build_embeddings(
 }
 
 impl PathIndex {
-    /// Messages with a passage that has no vector, newest first, at most `max_messages`.
+    /// Messages with a passage that has no vector, newest first, at most `max_messages`. Empty if
+    /// the index has no room for further vectors.
     pub(super) fn missing_vectors(&self, max_messages: usize) -> Vec<MessageId> {
-        let (mut missing, mut last) = (Vec::new(), None);
+        let missing = self.messages_without_vectors(max_messages);
+        missing.into_iter().map(|message| self.messages[message as usize].id.clone()).collect()
+    }
+
+    fn messages_without_vectors(&self, max_messages: usize) -> Vec<u32> {
+        let mut missing: Vec<u32> = Vec::new();
+        if self.is_full_of_vectors() {
+            return missing;
+        }
         for (at, passage) in self.index.passages().iter().enumerate().rev() {
             let has_vector = self.vectors.get(at).is_some_and(Option::is_some);
-            if has_vector || last == Some(passage.message_index) {
+            if has_vector || missing.last() == Some(&passage.message_index) {
                 continue;
             }
             if missing.len() == max_messages {
                 break;
             }
-            last = Some(passage.message_index);
-            missing.push(self.messages[passage.message_index as usize].id.clone());
+            missing.push(passage.message_index);
         }
         missing
     }
 
-    /// Texts of the passages of whole messages, until there are at least `min_passages` of them.
+    /// Texts of the passages of the newest messages that have no vector, until there are at least
+    /// `min_passages` of them.
     fn passage_texts(
         &self,
-        messages: &[MessageId],
         min_passages: usize,
         max_chars: usize,
     ) -> Vec<(MessageId, Vec<String>)> {
-        let (mut texts, mut count) = (Vec::new(), 0);
-        for id in messages {
+        let mut texts = Vec::new();
+        let mut count = 0;
+        for message in self.messages_without_vectors(min_passages) {
             let text_of = |at: usize| {
                 let line = self.render_line(&[u32::try_from(at).unwrap_or(u32::MAX)]);
                 crate::domain::text::truncate_chars(line.trim_end(), max_chars).to_owned()
             };
-            let own: Vec<String> = self.message_passages(id).map(text_of).collect();
+            let own: Vec<String> = self.index.message_passages(message).map(text_of).collect();
             count += own.len();
-            texts.push((id.clone(), own));
+            texts.push((self.messages[message as usize].id.clone(), own));
             if count >= min_passages {
                 break;
             }
@@ -268,21 +276,38 @@ impl PathIndex {
         texts
     }
 
-    /// Adds the vectors of a message. `false` if the message is not on the path, or its vectors do
-    /// not match its passages or the length of the query's vectors.
-    pub(super) fn add_vectors(&mut self, embedding: &MessageEmbedding) -> bool {
-        let passages = self.message_passages(&embedding.message_id);
-        let bytes = &embedding.vectors;
+    /// Adds the vectors of messages, and returns how many messages got some. Vectors of a message
+    /// are ignored if it is not on the path, or if they do not match its passages or the length of
+    /// the query's vectors.
+    pub(super) fn add_vectors(&mut self, embeddings: &[MessageEmbedding]) -> usize {
+        let mut left: HashMap<&MessageId, &[u8]> = embeddings
+            .iter()
+            .map(|embedding| (&embedding.message_id, &embedding.vectors[..]))
+            .collect();
+        let mut added = 0;
+        // Once through the messages for all vectors: usually those of the newest ones.
+        for message in (0..self.messages.len()).rev() {
+            if left.is_empty() {
+                break;
+            }
+            if let Some(bytes) = left.remove(&self.messages[message].id) {
+                added += usize::from(self.set_message_vectors(message, bytes));
+            }
+        }
+        added
+    }
+
+    fn set_message_vectors(&mut self, message: usize, bytes: &[u8]) -> bool {
+        let passages = self.index.message_passages(u32::try_from(message).unwrap_or(u32::MAX));
         if passages.is_empty() || bytes.is_empty() || !bytes.len().is_multiple_of(passages.len()) {
             return false;
         }
         let length = bytes.len() / passages.len();
-        if self.vector_length.is_some_and(|known| known != length) {
+        if self.vector_length.is_some_and(|known| known != length) || self.is_full_of_vectors() {
             return false;
         }
-        self.vectors.resize(self.index.passages().len(), None);
         for (at, vector) in passages.zip(bytes.chunks(length)) {
-            self.vectors[at] = Some(QuantizedVector::from_bytes(vector));
+            self.set_vector(at, Some(QuantizedVector::from_bytes(vector)));
         }
         true
     }
@@ -291,16 +316,20 @@ impl PathIndex {
     /// because ranking would then favor the few that have one. Vectors of another length than the
     /// query's are dropped: they come from an earlier model of the same name.
     pub(super) fn similarities(&mut self, query: &QuantizedVector) -> Vec<Option<f32>> {
-        self.vectors.resize(self.index.passages().len(), None);
-        self.vector_length = Some(query.as_bytes().len());
-        for vector in &mut self.vectors {
-            vector.take_if(|vector| vector.as_bytes().len() != query.as_bytes().len());
+        let length = query.as_bytes().len();
+        if self.vector_length != Some(length) {
+            self.vector_length = Some(length);
+            for at in 0..self.vectors.len() {
+                if self.vectors[at].as_ref().is_some_and(|known| known.as_bytes().len() != length) {
+                    self.set_vector(at, None);
+                }
+            }
         }
-        let similarities: Vec<_> = self
-            .vectors
-            .iter()
-            .map(|vector| vector.as_ref().and_then(|vector| query.cosine_similarity(vector)))
-            .collect();
+        let similarity = |at: usize| {
+            let vector = self.vectors.get(at)?.as_ref()?;
+            query.cosine_similarity(vector)
+        };
+        let similarities: Vec<_> = (0..self.passage_count()).map(similarity).collect();
         let known = similarities.iter().flatten().count();
         if known * 2 > similarities.len() { similarities } else { Vec::new() }
     }

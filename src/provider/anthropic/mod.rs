@@ -9,8 +9,8 @@ mod reply;
 mod request;
 mod tools;
 
-use super::http::{self, errors};
-use super::{ModelInfo, Prompt, Provider, ProviderError, ProviderErrorKind, ProviderEvents};
+use super::http;
+use super::{ModelInfo, Prompt, Provider, ProviderError, ProviderEvents};
 use async_trait::async_trait;
 use reply::AnthropicStreamParser;
 use reqwest::RequestBuilder;
@@ -88,21 +88,8 @@ impl Provider for AnthropicProvider {
             #[serde(default)]
             max_input_tokens: Option<u32>,
         }
-        let response = self.authenticate_request(self.http.get(&self.models_url)).send().await;
-        let response = response.map_err(|error| errors::connection_error(&error))?;
-        let (status, retry_after) =
-            (response.status(), http::parse_retry_after(response.headers()));
-        let body = http::read_body(response).await?;
-        if !status.is_success() {
-            let status = status.as_u16();
-            return Err(errors::status_error(status, retry_after, &body, self.key.as_deref()));
-        }
-        let list: AnthropicModelList = serde_json::from_slice(&body).map_err(|_| {
-            ProviderError::new(
-                ProviderErrorKind::BadResponse,
-                "the list of models could not be read from the provider",
-            )
-        })?;
+        let request = self.authenticate_request(self.http.get(&self.models_url));
+        let list: AnthropicModelList = http::fetch_model_list(request, self.key.as_deref()).await?;
         let model = |entry: AnthropicModelEntry| ModelInfo {
             id: entry.id,
             provider: self.name().to_owned(),

@@ -6,8 +6,9 @@
 
 use crate::domain::Usage;
 use crate::domain::message::FinishReason;
+use crate::domain::usage::MAX_TOKEN_COUNT;
 use crate::json::lenient::{self, RawObject};
-use crate::provider::http::{StreamParser, errors};
+use crate::provider::http::{StreamParser, UsageCounts, errors};
 use crate::provider::{ProviderError, ProviderEvent, push_reasoning, push_text, to_event_index};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -22,6 +23,7 @@ pub(super) const THINKING: &str = "thinking";
 #[derive(Default)]
 pub(super) struct AnthropicStreamParser {
     usage: AnthropicUsage,
+    usage_counts: UsageCounts,
     /// Indexes of the blocks, where the API gives them. The place in the list is the number of the
     /// call.
     calls: Vec<Option<u64>>,
@@ -42,14 +44,16 @@ struct AnthropicUsage {
 }
 
 impl AnthropicUsage {
-    fn merge(&mut self, newer: &RawObject<'_>) {
-        let update = |field: &mut Option<u64>, value: Option<u64>| *field = value.or(*field);
-        update(&mut self.input_tokens, newer.count("input_tokens"));
-        update(&mut self.cache_read_input_tokens, newer.count("cache_read_input_tokens"));
-        update(&mut self.cache_creation_input_tokens, newer.count("cache_creation_input_tokens"));
-        update(&mut self.output_tokens, newer.count("output_tokens"));
+    fn merge(&mut self, newer: &RawObject<'_>, counts: &mut UsageCounts) {
+        let mut update = |field: &mut Option<u64>, report: &RawObject<'_>, name: &str| {
+            *field = counts.read(report, name).or(*field);
+        };
+        update(&mut self.input_tokens, newer, "input_tokens");
+        update(&mut self.cache_read_input_tokens, newer, "cache_read_input_tokens");
+        update(&mut self.cache_creation_input_tokens, newer, "cache_creation_input_tokens");
+        update(&mut self.output_tokens, newer, "output_tokens");
         let details = newer.object("output_tokens_details");
-        update(&mut self.thinking_tokens, details.count("thinking_tokens"));
+        update(&mut self.thinking_tokens, &details, "thinking_tokens");
     }
 
     /// Converts the counts: the API's `input_tokens` exclude tokens that the cache read or wrote,
@@ -58,7 +62,7 @@ impl AnthropicUsage {
         let read = self.cache_read_input_tokens.unwrap_or(0);
         let written = self.cache_creation_input_tokens.unwrap_or(0);
         Usage {
-            prompt_tokens: self.input_tokens.unwrap_or(0) + read + written,
+            prompt_tokens: (self.input_tokens.unwrap_or(0) + read + written).min(MAX_TOKEN_COUNT),
             cached_tokens: read,
             completion_tokens: self.output_tokens.unwrap_or(0),
             reasoning_tokens: self.thinking_tokens.unwrap_or(0),
@@ -77,21 +81,21 @@ impl StreamParser for AnthropicStreamParser {
     ) -> Result<bool, ProviderError> {
         let data = data.trim_ascii();
         let Some(value) = errors::parse_event_value(name, data, key)? else { return Ok(false) };
-        let event = RawObject::from_value(value);
+        let event = RawObject::from_value(&value);
         if let Some(error) = errors::event_error(&event, name, key) {
             return Err(error);
         }
         // Gateways may leave out the `type`, which repeats the event's name.
         let kind = event.text("type").unwrap_or_else(|| String::from_utf8_lossy(name).into_owned());
         match &*kind {
-            "message_start" => self.usage.merge(&event.object("message").object("usage")),
+            "message_start" => self.merge_usage(&event.object("message").object("usage")),
             "content_block_start" => self.push_block(events, &event, "content_block"),
             "content_block_delta" => self.push_block(events, &event, "delta"),
             "content_block_stop" => self.is_in_call = false,
             "message_delta" => {
                 // `message_start` has the input tokens, this event the output tokens, so only now
                 // is the usage complete.
-                self.usage.merge(&event.object("usage"));
+                self.merge_usage(&event.object("usage"));
                 self.push_end(events, &event.object("delta"));
             }
             "message_stop" => return Ok(true),
@@ -105,27 +109,30 @@ impl StreamParser for AnthropicStreamParser {
         body: &[u8],
         key: Option<&str>,
     ) -> Result<Vec<ProviderEvent>, ProviderError> {
-        let value: &RawValue =
-            serde_json::from_slice(body).map_err(|_| errors::unreadable_error())?;
-        let message = RawObject::from_value(value);
+        let value = lenient::parse_value(body).ok_or_else(errors::unreadable_error)?;
+        let message = RawObject::from_value(&value);
         if let Some(error) = errors::event_error(&message, b"", key) {
             return Err(error);
         }
         if message.get("content").is_none() {
-            return Err(errors::body_error(value, key));
+            return Err(errors::body_error(&value, key));
         }
         let mut events = Vec::new();
         for block in message.list("content") {
             self.push_content(&mut events, None, block);
         }
         push_text(&mut events, message.text("content"));
-        self.usage.merge(&message.object("usage"));
+        self.merge_usage(&message.object("usage"));
         self.push_end(&mut events, &message);
         Ok(events)
     }
 }
 
 impl AnthropicStreamParser {
+    fn merge_usage(&mut self, report: &RawObject<'_>) {
+        self.usage.merge(report, &mut self.usage_counts);
+    }
+
     fn push_end(&self, events: &mut Vec<ProviderEvent>, object: &RawObject<'_>) {
         if let Some(reason) = object.text("stop_reason") {
             events.push(ProviderEvent::Usage(self.usage.to_usage()));

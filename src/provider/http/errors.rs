@@ -5,6 +5,7 @@ use crate::json::lenient::{self, RawObject};
 use crate::provider::{ProviderError, ProviderErrorKind};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// The connection could not be made, or was lost.
@@ -87,16 +88,16 @@ pub(in crate::provider) fn parse_event_value<'a>(
     name: &[u8],
     data: &'a [u8],
     key: Option<&str>,
-) -> Result<Option<&'a RawValue>, ProviderError> {
+) -> Result<Option<Cow<'a, RawValue>>, ProviderError> {
     if data.is_empty() || matches!(name, b"ping" | b"heartbeat" | b"keepalive" | b"keep-alive") {
         return Ok(None);
     }
-    match serde_json::from_slice(data) {
-        Ok(value) => Ok(Some(value)),
-        Err(_) if name == b"error" => {
+    match lenient::parse_value(data) {
+        Some(value) => Ok(Some(value)),
+        None if name == b"error" => {
             Err(object_error(&Value::from(String::from_utf8_lossy(data)), key))
         }
-        Err(_) => Err(unreadable_error()),
+        None => Err(unreadable_error()),
     }
 }
 

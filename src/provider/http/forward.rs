@@ -8,6 +8,8 @@ use reqwest::RequestBuilder;
 use reqwest::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 
+/// White space before a body's first word. A server that sends more is broken.
+const MAX_BLANK_BYTES: usize = 64 << 10;
 const JSON_MEDIA_TYPE: &str = "application/json";
 
 /// Sends a request with a JSON body and returns the response.
@@ -40,6 +42,9 @@ pub(in crate::provider) async fn forward_request(
     while head.trim_ascii_start().len() < "event:".len()
         && let Some(chunk) = body.next().await
     {
+        if head.len() > MAX_BLANK_BYTES {
+            return Err(errors::unreadable_error());
+        }
         head.extend_from_slice(&chunk?);
     }
     // An HTML page, for example of a proxy, must not reach the client as a reply.

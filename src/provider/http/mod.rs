@@ -5,16 +5,19 @@ pub(super) mod errors;
 mod forward;
 mod reply;
 mod sse;
+mod usage_counts;
 
 pub(super) use forward::forward_request;
 pub(super) use reply::{StreamParser, open_reply_stream};
+pub(super) use usage_counts::UsageCounts;
 
 use super::{ProviderError, ProviderErrorKind};
 use crate::domain::text::truncate_chars;
 use futures::StreamExt;
 use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
-use reqwest::{Client, ClientBuilder, Url};
+use reqwest::{Client, ClientBuilder, RequestBuilder, Url};
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::time::Duration;
 
@@ -32,16 +35,13 @@ pub(super) fn client_builder() -> ClientBuilder {
         .default_headers(headers)
         .user_agent(concat!("echoic/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(Duration::from_secs(10))
+        // A redirect would carry an API key to another host.
+        .redirect(Policy::none())
 }
 
 /// Builds a client for model calls, with a connection pool of its own.
 pub(super) fn build_client() -> Result<Client, String> {
-    client_builder()
-        .tcp_nodelay(true)
-        // A redirect would carry an API key to another host.
-        .redirect(Policy::none())
-        .build()
-        .map_err(|error| error.to_string())
+    client_builder().tcp_nodelay(true).build().map_err(|error| error.to_string())
 }
 
 /// Parses a base URL. The error message names the variable but not its value, which may contain a
@@ -104,12 +104,41 @@ fn too_large_error() -> ProviderError {
     ProviderError::new(ProviderErrorKind::BadResponse, "the provider's response is too large")
 }
 
+/// Sends a request for a list of models and reads it.
+pub(super) async fn fetch_model_list<T: DeserializeOwned>(
+    request: RequestBuilder,
+    key: Option<&str>,
+) -> Result<T, ProviderError> {
+    let response = request.send().await.map_err(|error| errors::connection_error(&error))?;
+    let status = response.status();
+    let retry_after = parse_retry_after(response.headers());
+    let body = read_body(response).await?;
+    if !status.is_success() {
+        return Err(errors::status_error(status.as_u16(), retry_after, &body, key));
+    }
+    serde_json::from_slice(&body).map_err(|_| {
+        ProviderError::new(
+            ProviderErrorKind::BadResponse,
+            "the list of models could not be read from the provider",
+        )
+    })
+}
+
+/// Reads a body that is not streamed.
 pub(super) async fn read_body(response: reqwest::Response) -> Result<Vec<u8>, ProviderError> {
+    read_body_within(response, MAX_BODY_BYTES).await
+}
+
+/// Reads a body of at most `max_bytes`.
+pub(super) async fn read_body_within(
+    response: reqwest::Response,
+    max_bytes: usize,
+) -> Result<Vec<u8>, ProviderError> {
     let mut body = Vec::new();
     let mut chunks = response.bytes_stream();
     while let Some(chunk) = chunks.next().await {
         body.extend_from_slice(&chunk.map_err(|error| errors::connection_error(&error))?);
-        if body.len() > MAX_BODY_BYTES {
+        if body.len() > max_bytes {
             return Err(too_large_error());
         }
     }

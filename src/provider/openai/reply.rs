@@ -9,7 +9,7 @@ use super::thoughts::ThoughtSplitter;
 use crate::domain::Usage;
 use crate::domain::message::FinishReason;
 use crate::json::lenient::{self, RawObject};
-use crate::provider::http::{StreamParser, errors};
+use crate::provider::http::{StreamParser, UsageCounts, errors};
 use crate::provider::{ProviderError, ProviderEvent, push_reasoning};
 use serde_json::value::RawValue;
 
@@ -45,6 +45,7 @@ pub(super) struct OpenAiStreamParser {
     has_finished: bool,
     /// Whether a delta with content was received.
     has_deltas: bool,
+    usage_counts: UsageCounts,
 }
 
 impl StreamParser for OpenAiStreamParser {
@@ -63,7 +64,7 @@ impl StreamParser for OpenAiStreamParser {
             return Ok(true);
         }
         if let Some(value) = errors::parse_event_value(name, data, key)? {
-            self.apply_value(value, name, key, events)?;
+            self.apply_value(&value, name, key, events)?;
         }
         Ok(false)
     }
@@ -78,15 +79,14 @@ impl StreamParser for OpenAiStreamParser {
         body: &[u8],
         key: Option<&str>,
     ) -> Result<Vec<ProviderEvent>, ProviderError> {
-        let value: &RawValue =
-            serde_json::from_slice(body).map_err(|_| errors::unreadable_error())?;
+        let value = lenient::parse_value(body).ok_or_else(errors::unreadable_error)?;
         let mut events = Vec::new();
-        self.apply_value(value, b"", key, &mut events)?;
-        let has_choices = lenient::parse_list(value)
+        self.apply_value(&value, b"", key, &mut events)?;
+        let has_choices = lenient::parse_list(&value)
             .into_iter()
             .any(|chunk| !RawObject::from_value(chunk).list("choices").is_empty());
         if !has_choices {
-            return Err(errors::body_error(value, key));
+            return Err(errors::body_error(&value, key));
         }
         self.parse_end(&mut events);
         Ok(events)
@@ -124,7 +124,7 @@ impl OpenAiStreamParser {
                 self.apply_delta(&choice.object("message"), events);
                 self.push_answer(events, choice.text("text"));
             }
-            push_usage(events, &choice);
+            self.push_usage(events, &choice);
             if let Some(word) = choice.text("finish_reason") {
                 self.has_finished = true;
                 self.thoughts.flush(events);
@@ -132,7 +132,7 @@ impl OpenAiStreamParser {
                 events.push(ProviderEvent::Finish(self.map_finish_reason(&word)));
             }
         }
-        push_usage(events, chunk);
+        self.push_usage(events, chunk);
         // Perplexity lists its sources outside of the choices, again in each chunk.
         push_sources(events, chunk);
     }
@@ -161,6 +161,12 @@ impl OpenAiStreamParser {
         }
         let unknown = delta.filled_fields().filter(|field| !KNOWN_DELTA_FIELDS.contains(field));
         events.extend(unknown.map(|field| ProviderEvent::Unsupported(field.to_owned())));
+    }
+
+    fn push_usage(&mut self, events: &mut Vec<ProviderEvent>, object: &RawObject<'_>) {
+        let usage =
+            object.get("usage").and_then(|usage| parse_usage(usage, &mut self.usage_counts));
+        events.extend(usage.map(ProviderEvent::Usage));
     }
 
     /// Pushes text, which may begin with thoughts.
@@ -267,11 +273,6 @@ fn push_sources(events: &mut Vec<ProviderEvent>, object: &RawObject<'_>) {
     }
 }
 
-fn push_usage(events: &mut Vec<ProviderEvent>, object: &RawObject<'_>) {
-    let usage = object.get("usage").and_then(parse_usage);
-    events.extend(usage.map(ProviderEvent::Usage));
-}
-
 /// Maps the finish reasons of many servers, in any case. Reasons without a meaning here are
 /// [`FinishReason::Other`], which is not a success.
 fn parse_finish_reason(word: &str) -> FinishReason {
@@ -302,19 +303,21 @@ fn parse_finish_reason(word: &str) -> FinishReason {
 }
 
 /// Counts that are missing stay zero. `None` if there is no count at all.
-fn parse_usage(usage: &RawValue) -> Option<Usage> {
+fn parse_usage(usage: &RawValue, counts: &mut UsageCounts) -> Option<Usage> {
     let usage = RawObject::from_value(usage);
-    let count = |name: &str| usage.count(name).unwrap_or_default();
-    let cached = usage.object("prompt_tokens_details").count("cached_tokens");
+    let prompt_details = usage.object("prompt_tokens_details");
+    let completion_details = usage.object("completion_tokens_details");
+    let mut count =
+        |report: &RawObject<'_>, name: &str| counts.read(report, name).unwrap_or_default();
     let parsed = Usage {
-        prompt_tokens: count("prompt_tokens"),
-        // DeepSeek's field: <https://api-docs.deepseek.com/guides/kv_cache>.
-        cached_tokens: cached.unwrap_or_else(|| count("prompt_cache_hit_tokens")),
-        completion_tokens: count("completion_tokens"),
-        reasoning_tokens: usage
-            .object("completion_tokens_details")
-            .count("reasoning_tokens")
-            .unwrap_or_default(),
+        prompt_tokens: count(&usage, "prompt_tokens"),
+        cached_tokens: match prompt_details.get("cached_tokens") {
+            Some(_) => count(&prompt_details, "cached_tokens"),
+            // DeepSeek's field: <https://api-docs.deepseek.com/guides/kv_cache>.
+            None => count(&usage, "prompt_cache_hit_tokens"),
+        },
+        completion_tokens: count(&usage, "completion_tokens"),
+        reasoning_tokens: count(&completion_details, "reasoning_tokens"),
         ..Usage::default()
     };
     (parsed != Usage::default()).then_some(parsed)
@@ -328,7 +331,7 @@ pub fn find_usage(end: &[u8]) -> Option<Usage> {
     memchr::memmem::rfind_iter(end, USAGE_KEY).find_map(|place| {
         let mut values = serde_json::Deserializer::from_slice(&end[place + USAGE_KEY.len()..])
             .into_iter::<&RawValue>();
-        parse_usage(values.next()?.ok()?)
+        parse_usage(values.next()?.ok()?, &mut UsageCounts::default())
     })
 }
 

@@ -74,6 +74,11 @@ impl AdminStore for MongoStore {
         Ok(UserStatsPage { users: owners, pagination: Pagination::new(page, limit, total) })
     }
 
+    async fn count_sessions(&self) -> Result<u64> {
+        let count = self.collections.sessions.count_documents(doc! {});
+        with_timeout(async { Ok(count.await?) }).await
+    }
+
     async fn list_inactive_sessions(&self, since: Timestamp, limit: u32) -> Result<Vec<SessionId>> {
         let collection = self.collections.sessions.clone_with_type::<IdleSessionDoc>();
         let idle = collection

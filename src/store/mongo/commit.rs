@@ -4,12 +4,14 @@
 //! Invariant: the operation has taken effect exactly when the session's document is written with a
 //! majority. Everything after that write can be finished by any instance.
 
-use super::errors::{RETRY_PAUSE, is_duplicate_key, is_transient};
+use super::errors::{
+    MAX_COMMIT_BYTES, RETRY_PAUSE, check_message_size, is_duplicate_key, is_transient,
+};
 use super::ledger_entries::apply_usage;
 use super::pending_writes::apply_pending;
 use super::transaction::{LoadedSession, MongoTransaction};
 use crate::error::Result;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::UNKNOWN_TRANSACTION_COMMIT_RESULT;
 use mongodb::options::ReadConcern;
 use std::time::Duration;
@@ -27,6 +29,10 @@ impl MongoTransaction {
     pub(super) async fn commit_session(&mut self) -> Result<()> {
         let writes = std::mem::take(&mut self.pending_writes);
         let Some(mut loaded) = self.loaded.take() else { return Ok(()) };
+        if !self.mode.is_multi_document {
+            // All of it becomes part of the session's document for a moment.
+            check_message_size(writes.bytes + self.last_log_bytes, MAX_COMMIT_BYTES)?;
+        }
         let mut pending = writes.into_document()?;
         if let Some(batch) = self.last_log_batch.take() {
             pending.insert("log", batch);
@@ -52,8 +58,44 @@ impl MongoTransaction {
             loaded.fields_to_set.insert("pending", &pending);
         }
         self.write_session(&loaded).await?;
+        if loaded.revision.is_none() {
+            self.record_content_key(&loaded);
+        }
         self.apply_after_commit(&loaded, pending).await;
         Ok(())
+    }
+
+    /// Stores the messages that were added to a draft. Repeated until the outcome is known, because
+    /// a second run of the rules would find the messages of the first one.
+    pub(super) async fn write_draft(&mut self) -> Result<()> {
+        let mut pending = std::mem::take(&mut self.pending_writes).into_document()?;
+        self.loaded = None;
+        let new_nodes = pending.remove("opened");
+        let new_nodes = new_nodes.as_ref().and_then(Bson::as_array).into_iter().flatten();
+        let new_nodes: Vec<&Document> = new_nodes.filter_map(Bson::as_document).collect();
+        loop {
+            match self.insert_draft_nodes(&new_nodes, &pending).await {
+                Ok(()) => return Ok(()),
+                Err(error) if is_transient(&error) => sleep(RETRY_PAUSE).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn insert_draft_nodes(
+        &self,
+        new_nodes: &[&Document],
+        pending: &Document,
+    ) -> mongodb::error::Result<()> {
+        if !new_nodes.is_empty() {
+            match self.collections.nodes.insert_many(new_nodes.iter().copied()).ordered(false).await
+            {
+                // Inserted by a try whose response was lost: no other writer has this draft.
+                Err(error) if !is_duplicate_key(&error) => return Err(error),
+                _ => {}
+            }
+        }
+        apply_pending(&self.collections, pending, None).await
     }
 
     /// Writes everything inside the MongoDB transaction. All of it becomes visible together, so

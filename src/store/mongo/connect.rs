@@ -1,9 +1,9 @@
 //! Connects to the database, and checks the connection string and the server at startup.
 
 use super::errors::startup_error;
-use super::schema;
 use super::write_concern::durable_write_concern;
 use super::{Collections, MongoStore};
+use super::{ledger_repair, schema};
 use crate::error::{Error, ErrorKind, Result};
 use mongodb::bson::{Document, doc};
 use mongodb::error::ErrorKind as DriverErrorKind;
@@ -32,6 +32,8 @@ impl MongoStore {
             schema::migrate_schema(&store.collections, &store.address),
         )
         .await?;
+        let repair = ledger_repair::repair_totals(&store.collections);
+        with_start_timeout(&store.address, repair).await?;
         Ok(store)
     }
 
@@ -73,6 +75,7 @@ impl MongoStore {
             lease,
             suspected_orphans: Default::default(),
             session_locks: Default::default(),
+            content_keys: Default::default(),
             causal_timestamp: Default::default(),
             rebuild_holder: Uuid::now_v7().to_string(),
             cleanup_tasks: Default::default(),

@@ -7,7 +7,7 @@
 use crate::domain::key::KeyId;
 use crate::domain::message::FinishReason;
 use crate::domain::quota::UsagePayer;
-use crate::domain::session::SessionStatus;
+use crate::domain::session::{ListPlacement, SessionStatus};
 use crate::domain::title::TitleSource;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::{
@@ -24,6 +24,7 @@ use crate::store::transaction::{MessageInsert, MessageLocation, SessionRow};
 use crate::store::{HistoryMessage, LeaseHolder, NewMessage, UserMessage};
 use mongodb::bson::{DateTime, Document, serialize_to_document};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A projection on the id.
 #[derive(Debug, Deserialize)]
@@ -51,8 +52,19 @@ pub(super) struct SessionDoc {
     pub(super) title_words: Vec<String>,
     pub(super) title_source: String,
     pub(super) status: String,
+    /// The owner's, as is `pinned`.
     pub(super) archived: bool,
     pub(super) pinned: bool,
+    /// Users who are invited. This list and the next two are absent if empty: the index on invited
+    /// users is sparse.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) invited: Vec<String>,
+    /// Other participants who have archived the session.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) archived_by: Vec<String>,
+    /// Other participants who have pinned the session.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) pinned_by: Vec<String>,
     pub(super) meta: String,
     pub(super) user_meta: String,
     pub(super) theme: String,
@@ -164,6 +176,8 @@ pub(super) struct MessageDoc {
     pub(super) error: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) usage: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) imported: bool,
     pub(super) tokens: i64,
     /// Tokens of the path up to and including this message, with the overhead of each message.
     pub(super) path_tokens: i64,
@@ -191,6 +205,7 @@ pub(super) struct HistoryMessageDoc {
 
 impl SessionDoc {
     pub(super) fn into_row(self) -> Result<SessionRow> {
+        let placements = self.placements();
         let created_at = to_timestamp(self.created_at);
         let at = self.head.as_ref().map(LocatedMessageDoc::location);
         let (active_turn, lease_holder, payer) = match self.active_turn {
@@ -206,6 +221,7 @@ impl SessionDoc {
             title: self.title,
             title_source: decode_name(TitleSource::from_name, &self.title_source)?,
             participants: self.participants.into_iter().map(UserId::new_unchecked).collect(),
+            invited: self.invited.into_iter().map(UserId::new_unchecked).collect(),
             status: SessionStatus::new_unchecked(self.status),
             archived: self.archived,
             pinned: self.pinned,
@@ -233,7 +249,20 @@ impl SessionDoc {
             lease_holder,
             payer,
             read_marks: marks.map(|mark| (mark.user_id, to_u32(mark.seq))).collect(),
+            placements,
         })
+    }
+
+    fn placements(&self) -> BTreeMap<String, ListPlacement> {
+        let mut placements: BTreeMap<String, ListPlacement> = BTreeMap::new();
+        let owner = Some(&self.user_id);
+        for user in owner.filter(|_| self.archived).into_iter().chain(&self.archived_by) {
+            placements.entry(user.clone()).or_default().archived = true;
+        }
+        for user in owner.filter(|_| self.pinned).into_iter().chain(&self.pinned_by) {
+            placements.entry(user.clone()).or_default().pinned = true;
+        }
+        placements
     }
 }
 
@@ -307,6 +336,7 @@ impl MessageDoc {
             client_message_id: message.client_message_id.as_ref().map(ToString::to_string),
             error: reply.error.as_ref().map(encode_json).transpose()?,
             usage: reply.usage.as_ref().map(encode_json).transpose()?,
+            imported: reply.imported,
             tokens: message.tokens.into(),
             path_tokens: to_i64(path_tokens),
             created_at: to_bson_date(message.created_at),
@@ -323,6 +353,8 @@ impl MessageDoc {
             seq,
             parent_id: self.parent.map(|parent| MessageId::new_unchecked(parent.id)),
             sibling_ids: Vec::new(),
+            sibling_count: 0,
+            sibling_index: 0,
             role: decode_name(Role::from_name, &self.role)?,
             kind: decode_name(MessageType::from_name, &self.kind)?,
             content: self.content,
@@ -339,6 +371,7 @@ impl MessageDoc {
             error: decode_optional_json(self.error.as_deref())?,
             usage: decode_optional_json(self.usage.as_deref())?,
             created_at: to_timestamp(self.created_at),
+            imported: self.imported,
         })
     }
 

@@ -1,6 +1,7 @@
 //! Embeddings in MongoDB: one document per message, written outside of the session's transactions.
 
 use super::MongoStore;
+use super::content_keys::ContentKey;
 use super::transaction::{TransactionMode, transact};
 use super::turn_log::with_timeout;
 use crate::domain::{MessageId, SessionId};
@@ -17,8 +18,8 @@ struct EmbeddingDoc {
     vectors: Binary,
 }
 
-fn embedding_key(session: &SessionId, message: &MessageId) -> Document {
-    doc! { "session": session.as_str(), "message": message.as_str() }
+fn embedding_key(key: &SessionId, message: &MessageId) -> Document {
+    doc! { "session": key.as_str(), "message": message.as_str() }
 }
 
 #[async_trait]
@@ -29,8 +30,10 @@ impl EmbeddingStore for MongoStore {
         model: &str,
         messages: &[MessageId],
     ) -> Result<Vec<MessageEmbedding>> {
-        let names: Vec<_> =
-            messages.iter().map(|message| embedding_key(session, message)).collect();
+        let Some(ContentKey { key, .. }) = self.find_content_key(session).await? else {
+            return Ok(Vec::new());
+        };
+        let names: Vec<_> = messages.iter().map(|message| embedding_key(&key, message)).collect();
         let pipeline = vec![
             doc! { "$match": { "_id": { "$in": names }, "model": model } },
             doc! { "$project": { "message": 1, "vectors": 1 } },
@@ -57,13 +60,16 @@ impl EmbeddingStore for MongoStore {
         if embeddings.is_empty() {
             return Ok(());
         }
+        let Some(ContentKey { key, .. }) = self.find_content_key(session).await? else {
+            return Ok(());
+        };
         let names: Vec<_> =
-            embeddings.iter().map(|one| embedding_key(session, &one.message_id)).collect();
+            embeddings.iter().map(|one| embedding_key(&key, &one.message_id)).collect();
         let document = |MessageEmbedding { message_id, vectors }: &MessageEmbedding| {
             let (subtype, bytes) = (BinarySubtype::Generic, vectors.clone());
             doc! {
-                "_id": embedding_key(session, message_id),
-                "sessionId": session.as_str(),
+                "_id": embedding_key(&key, message_id),
+                "sessionId": key.as_str(),
                 "message": message_id.as_str(),
                 "model": model,
                 "vectors": Binary { subtype, bytes },
@@ -82,7 +88,7 @@ impl EmbeddingStore for MongoStore {
             .await?
             .is_some()))?;
         if !exists {
-            let orphaned = doc! { "sessionId": session.as_str() };
+            let orphaned = doc! { "sessionId": key.as_str() };
             with_timeout(async { Ok(collection.delete_many(orphaned).await?) }).await?;
         }
         Ok(())

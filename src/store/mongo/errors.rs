@@ -1,6 +1,6 @@
 //! Classification of MongoDB errors, and the errors of this store that several files report.
 
-use crate::error::{Error as StoreError, ErrorKind as StoreErrorKind};
+use crate::error::{Error as StoreError, ErrorKind as StoreErrorKind, Result as StoreResult};
 use mongodb::error::{
     Error, ErrorKind, RETRYABLE_WRITE_ERROR, TRANSIENT_TRANSACTION_ERROR, WriteFailure,
 };
@@ -44,10 +44,27 @@ pub(super) fn is_duplicate_key(error: &Error) -> bool {
     error_code(error) == Some(11_000)
 }
 
+/// MongoDB's limit for a document, less the fields around the messages of a node.
+pub(super) const MAX_DOCUMENT_BYTES: usize = (16 << 20) - (64 << 10);
+/// Messages and frames of one commit, which are part of the session's document for a moment.
+pub(super) const MAX_COMMIT_BYTES: usize = 15 << 20;
+
+/// Requires that messages fit into one document. No retry helps those that do not.
+pub(super) fn check_message_size(bytes: usize, limit: usize) -> StoreResult<()> {
+    if bytes > limit {
+        return Err(StoreError::too_large("a message with its parts", limit));
+    }
+    Ok(())
+}
+
 /// Whether a document is larger than the server accepts (16 MiB), which no retry changes:
-/// `BSONObjectTooLarge`, and the code that servers send for an insert.
+/// `BSONObjectTooLarge`, the code that servers send for an insert, and the driver's own check.
 pub(super) fn is_too_large(error: &Error) -> bool {
     matches!(error_code(error), Some(10_334 | 17_419 | 17_420))
+        || matches!(
+            error.kind.as_ref(),
+            ErrorKind::InvalidArgument { message, .. } if message.contains("document must be within")
+        )
 }
 
 fn error_code(error: &Error) -> Option<i32> {

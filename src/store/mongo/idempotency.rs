@@ -97,6 +97,7 @@ impl RequestTransaction for MongoTransaction {
             "turnId": known.turn_id.as_ref().map(|turn| turn.as_str()),
             "createdAt": to_bson_date(now),
             "notedAt": DateTime::now(),
+            "born": self.loaded.as_ref().map(|session| session.created_revision),
         };
         let record =
             doc! { "_id": request_key(principal, key), "messageId": known.message_id.as_str() };

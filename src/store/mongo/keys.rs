@@ -1,7 +1,7 @@
 //! API keys and tickets in MongoDB.
 
 use super::MongoStore;
-use super::documents::{to_bson_date, to_document, to_timestamp};
+use super::documents::{IdDoc, to_bson_date, to_document, to_timestamp};
 use super::errors::is_duplicate_key;
 use super::turn_log::with_timeout;
 use crate::domain::key::{ApiKey, AuthScope, KeyId};
@@ -15,6 +15,7 @@ use futures::TryStreamExt;
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, DateTime, doc};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -58,6 +59,17 @@ impl KeyStore for MongoStore {
         let found =
             with_timeout(async { Ok(keys.find_one(doc! { "_id": id.as_str() }).await?) }).await?;
         found.map(ApiKeyDoc::into_stored_key).transpose()
+    }
+
+    async fn find_existing_keys(&self, ids: Vec<KeyId>) -> Result<HashSet<KeyId>> {
+        let keys = self.collections.keys.clone_with_type::<IdDoc>();
+        let ids: Vec<&str> = ids.iter().map(KeyId::as_str).collect();
+        let filter = doc! { "_id": { "$in": ids } };
+        let found = with_timeout(async {
+            let found = keys.find(filter).projection(doc! { "_id": 1 }).await?;
+            Ok(found.try_collect::<Vec<_>>().await?)
+        });
+        Ok(found.await?.into_iter().map(|key| KeyId::new_unchecked(key.id)).collect())
     }
 
     async fn list_keys(&self) -> Result<Vec<StoredKey>> {

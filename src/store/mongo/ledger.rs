@@ -7,6 +7,8 @@ use super::documents::to_bson_date;
 use super::ledger_entries::{LedgerEntryDoc, apply_usage, to_entry_document};
 use super::transaction::MongoTransaction;
 use super::turn_log::with_timeout;
+use crate::domain::quota::MAX_CALL_COST;
+use crate::domain::usage::MAX_TOKEN_COUNT;
 use crate::domain::{CallKind, TurnId, UserId};
 use crate::error::Result;
 use crate::store::transaction::UsageTransaction;
@@ -14,11 +16,13 @@ use crate::store::{GroupBy, LedgerEntry, LedgerStore, UsageGroup, UsageQuery, Us
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use mongodb::bson::{Bson, Document, doc};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 #[derive(Debug, Deserialize)]
 struct UsageTotalDoc {
+    #[serde(deserialize_with = "deserialize_sum")]
     tokens: i64,
+    #[serde(deserialize_with = "deserialize_sum")]
     cost: i64,
 }
 
@@ -30,10 +34,15 @@ struct UsageGroupDoc {
     turns: i64,
     estimated: i64,
     beside: i64,
+    #[serde(deserialize_with = "deserialize_sum")]
     prompt: i64,
+    #[serde(deserialize_with = "deserialize_sum")]
     cached: i64,
+    #[serde(deserialize_with = "deserialize_sum")]
     completion: i64,
+    #[serde(deserialize_with = "deserialize_sum")]
     reasoning: i64,
+    #[serde(deserialize_with = "deserialize_sum")]
     cost: i64,
     priced: i64,
 }
@@ -136,7 +145,8 @@ fn report_pipeline(query: &UsageQuery) -> Vec<Document> {
         GroupBy::User => "$userId".into(),
         GroupBy::All => Bson::Null,
     };
-    let sum = |field: &str| doc! { "$sum": { "$toLong": field } };
+    let count = |field: &str| plausible_or_zero(field, MAX_TOKEN_COUNT as i64);
+    let sum = |field: &str| doc! { "$sum": count(field) };
     let one_if = |test: Document| {
         doc! { "$sum": { "$toLong": { "$cond": [test, 1, 0] } } }
     };
@@ -156,13 +166,33 @@ fn report_pipeline(query: &UsageQuery) -> Vec<Document> {
             "cached": sum("$cachedTokens"),
             "completion": sum("$completionTokens"),
             "reasoning": sum("$reasoningTokens"),
-            "tokens": { "$sum": { "$add": ["$promptTokens", "$completionTokens"] } },
-            "cost": { "$sum": { "$toLong": { "$ifNull": ["$cost", 0] } } },
+            "tokens": { "$sum": { "$add": [count("$promptTokens"), count("$completionTokens")] } },
+            "cost": { "$sum": plausible_or_zero("$cost", MAX_CALL_COST) },
             "priced": one_if(doc! { "$gt": ["$cost", null] }),
         } },
         doc! { "$sort": order },
         doc! { "$limit": i64::from(query.limit) },
     ]
+}
+
+/// A count of an entry, or zero in place of an absurd one that an earlier version has recorded.
+pub(super) fn plausible_or_zero(field: &str, max: i64) -> Document {
+    let is_plausible = doc! { "$and": [{ "$gte": [field, 0] }, { "$lte": [field, max] }] };
+    doc! { "$toLong": { "$cond": [is_plausible, field, 0] } }
+}
+
+/// A sum, which MongoDB makes a double where it does not fit 64 bits.
+pub(super) fn saturate_sum(sum: Option<&Bson>) -> i64 {
+    match sum {
+        Some(Bson::Int32(sum)) => i64::from(*sum),
+        Some(Bson::Int64(sum)) => *sum,
+        Some(Bson::Double(sum)) => *sum as i64,
+        _ => 0,
+    }
+}
+
+fn deserialize_sum<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    Bson::deserialize(deserializer).map(|sum| saturate_sum(Some(&sum)))
 }
 
 impl UsageGroupDoc {

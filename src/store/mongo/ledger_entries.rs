@@ -65,7 +65,7 @@ pub(super) async fn apply_usage(
         // Finds the total only if it does not include this turn yet.
         let without_turn = doc! { "_id": &id, "turns": { "$ne": &turn } };
         let add = doc! {
-            "$inc": { "tokens": usage.total_tokens(), "cost": usage.cost.unwrap_or_default() },
+            "$inc": { "tokens": usage.total_tokens(), "cost": usage.total_cost() },
             "$push": { "turns": { "$each": [&turn], "$slice": COUNTED_TURNS_SLICE } },
         };
         let mut insert_or_add = add.clone();

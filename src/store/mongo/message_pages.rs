@@ -7,11 +7,12 @@ use crate::domain::node::format_chat_id;
 use crate::domain::page::MessageSlice;
 use crate::error::{Error, Result};
 use crate::store::rules::{MessagePageBuilder, anchor_off_path};
-use crate::store::transaction::{MessageLocation, SessionRow};
+use crate::store::transaction::{MessageLocation, SessionRow, describe_siblings};
 use crate::store::{MessagePage, MessageQuery};
 use futures::StreamExt;
 use mongodb::bson::doc;
 use serde::Deserialize;
+use std::collections::HashMap;
 
 #[derive(Debug, Deserialize)]
 struct NodeWithMessagesDoc {
@@ -33,12 +34,19 @@ async fn build_page(
     page: MessagePageBuilder<(u32, MessageDoc)>,
     tx: &mut MongoTransaction,
     row: &SessionRow,
+    query: &MessageQuery,
 ) -> Result<MessagePage> {
     let (found, has_more) = page.finish();
-    let siblings = tx.find_siblings(&row.session.id, &found).await?;
-    let messages = found.into_iter().zip(siblings).map(|((_, stored), siblings)| {
+    let siblings = match query.with_siblings {
+        true => tx.find_siblings(&row.session.id, &found).await?,
+        false => HashMap::new(),
+    };
+    let messages = found.into_iter().map(|(_, stored)| {
+        let parent = stored.parent.as_ref().map_or(0, |parent| parent.location().seq);
         let mut message = stored.into_message(row)?;
-        message.sibling_ids = siblings;
+        if let Some(siblings) = siblings.get(&parent) {
+            describe_siblings(&mut message, siblings);
+        }
         Ok(message)
     });
     let messages = messages.collect::<Result<_>>()?;
@@ -85,7 +93,7 @@ pub(super) async fn read_path_page(
         }
         next = node.prev.location();
     }
-    build_page(page.reversed(), tx, row).await
+    build_page(page.reversed(), tx, row, query).await
 }
 
 /// Reads the page of the active path that follows a message.
@@ -108,7 +116,7 @@ async fn read_path_page_after(
             }
         }
     }
-    build_page(page, tx, row).await
+    build_page(page, tx, row, query).await
 }
 
 /// Finds the nodes of the active path from the head back to the anchor's, each with its last
@@ -123,9 +131,10 @@ async fn find_path_nodes(
 ) -> Result<Option<Vec<MessageLocation>>> {
     let Some(head) = row.head else { return Ok(None) };
     let nodes = tx.collections.nodes.clone_with_type::<NodeLinkDoc>();
+    let key = tx.content_key(&row.session.id);
     let range = doc! { "$gte": i64::from(anchor.node), "$lte": i64::from(head.node) };
     let started = nodes
-        .find(doc! { "sessionId": row.session.id.as_str(), "number": range })
+        .find(doc! { "sessionId": key.as_str(), "number": range })
         .projection(doc! { "number": 1, "prev": 1 })
         .sort(doc! { "sessionId": -1, "number": -1 })
         .session(&mut tx.client_session)
@@ -189,7 +198,7 @@ pub(super) async fn read_all_page(
         }
     }
     let page = if is_newest_first { page.reversed() } else { page };
-    build_page(page, tx, row).await
+    build_page(page, tx, row, query).await
 }
 
 /// Reads the messages of all branches in a range of seqs, in order, with the numbers of their
@@ -201,7 +210,7 @@ pub(super) async fn read_seq_range(
     last: u32,
 ) -> Result<Vec<(u32, MessageDoc)>> {
     let filter = doc! {
-        "sessionId": row.session.id.as_str(),
+        "sessionId": tx.content_key(&row.session.id).as_str(),
         "lastSeq": { "$gte": i64::from(first) },
         "firstSeq": { "$lte": i64::from(last) },
     };
@@ -233,6 +242,6 @@ async fn read_node(
     number: u32,
 ) -> Result<NodeWithMessagesDoc> {
     let nodes = tx.collections.nodes.clone();
-    let filter = doc! { "_id": format_chat_id(&row.session.id, number) };
+    let filter = doc! { "_id": format_chat_id(&tx.content_key(&row.session.id), number) };
     tx.find_one(&nodes, filter, None).await?.ok_or_else(Error::message_not_found)
 }

@@ -1,7 +1,7 @@
 //! Messages in MongoDB: posting without a turn, reading, and the history for a prompt.
 
 use super::MongoStore;
-use super::documents::{HistoryMessageDoc, MessageLocationDoc, to_u32};
+use super::documents::{HistoryMessageDoc, LocatedMessageDoc, MessageLocationDoc, to_u32};
 use super::message_pages;
 use super::paths::NameLookup;
 use super::transaction::{MongoTransaction, TransactionMode, transact};
@@ -41,6 +41,22 @@ impl MessageStore for MongoStore {
             let row = rules::get_session(tx, principal, session, AccessLevel::Participant).await?;
             let place = tx.find_message(&row, id).await?.ok_or_else(Error::message_not_found)?;
             tx.load_message(&row, place.location).await
+        })
+    }
+
+    async fn list_siblings(
+        &self,
+        principal: &Principal,
+        session: &SessionId,
+        id: &MessageId,
+    ) -> Result<Vec<MessageId>> {
+        transact!(self, TransactionMode::READ, |tx| {
+            let row = rules::get_session(tx, principal, session, AccessLevel::Participant).await?;
+            let place = tx.find_message(&row, id).await?.ok_or_else(Error::message_not_found)?;
+            let stored = tx.load_message_doc(session, place.location).await?;
+            let parent = stored.parent.as_ref().map(LocatedMessageDoc::location);
+            let siblings = tx.find_children(session, parent).await?;
+            Ok(siblings.into_iter().map(|sibling| sibling.id).collect())
         })
     }
 
@@ -201,7 +217,8 @@ async fn read_last_node(
     limits: HistoryLimits,
 ) -> Result<(NodeTailDoc, u32)> {
     // The usual case is one query: the message is found by its id, and with it the end of its node.
-    let by_id = doc! { "sessionId": session.as_str(), "messages.id": last.as_str() };
+    let key = tx.find_content_key(session).await?.ok_or_else(Error::session_not_found)?;
+    let by_id = doc! { "sessionId": key.as_str(), "messages.id": last.as_str() };
     let node = match read_node_tail(tx, by_id, Some(FIRST_READ_MESSAGES), limits).await? {
         Some(node) => node,
         None => {
@@ -234,6 +251,6 @@ async fn get_node_tail(
     limit: Option<i64>,
     limits: HistoryLimits,
 ) -> Result<NodeTailDoc> {
-    let by_number = doc! { "_id": format_chat_id(session, number) };
+    let by_number = doc! { "_id": format_chat_id(&tx.content_key(session), number) };
     read_node_tail(tx, by_number, limit, limits).await?.ok_or_else(Error::message_not_found)
 }

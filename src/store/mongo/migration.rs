@@ -7,12 +7,14 @@
 //! `pending` is ignored when a session is dumped for comparison: a migrated session has none, and
 //! one that has was already used here.
 
+use super::content_keys::ContentKey;
 use super::documents::{
     ClaimDoc, LocatedMessageDoc, MessageDoc, MessageLocationDoc, NodeDoc, ReadMarkDoc, SessionDoc,
     to_bson_date, to_document, to_timestamp, to_u32,
 };
-use super::errors::{is_duplicate_key, timed_out};
+use super::errors::{MAX_DOCUMENT_BYTES, is_duplicate_key, timed_out};
 use super::responses::{ResponseDoc, to_response_document};
+use super::sessions::placed_by;
 use super::transaction::{TransactionMode, initial_revision, transact};
 use super::turn_log::to_batch_document;
 use super::{LONG_OPERATION_TIMEOUT, MongoStore};
@@ -39,8 +41,6 @@ use serde::Deserialize;
 use std::collections::HashMap;
 use tokio::time::timeout;
 
-/// MongoDB's limit for a document, less the fields around the messages of a node.
-const MAX_DOCUMENT_BYTES: u64 = (16 << 20) - (64 << 10);
 /// Nodes fetched per round trip: about a page of usual ones.
 const NODE_BATCH_SIZE: u32 = 8;
 
@@ -90,8 +90,9 @@ impl MigrationStore for MongoStore {
 
     async fn dump_nodes(&self, session: &SessionRow, first: u32) -> Result<Vec<NodeDump>> {
         let nodes = self.collections.nodes.clone_with_type::<NodeDoc>();
-        let id = session.session.id.as_str();
-        let remaining = doc! { "sessionId": id, "number": { "$gte": i64::from(first) } };
+        let key = self.find_content_key(&session.session.id).await?;
+        let Some(ContentKey { key, .. }) = key else { return Ok(Vec::new()) };
+        let remaining = doc! { "sessionId": key.as_str(), "number": { "$gte": i64::from(first) } };
         let find = nodes
             .find(remaining)
             .sort(doc! { "sessionId": 1, "number": 1 })
@@ -141,8 +142,8 @@ impl MigrationTarget for MongoStore {
     async fn insert_nodes(&self, id: &SessionId, nodes: &[NodeDump]) -> Result<()> {
         // SQLite has no such limit. Better a clear error here than one of the driver halfway
         // through.
-        if nodes.iter().any(|node| node.bytes > MAX_DOCUMENT_BYTES) {
-            return Err(Error::too_large("a message", MAX_DOCUMENT_BYTES as usize));
+        if nodes.iter().any(|node| node.bytes > MAX_DOCUMENT_BYTES as u64) {
+            return Err(Error::too_large("a message", MAX_DOCUMENT_BYTES));
         }
         let nodes = nodes.iter().map(|node| to_document(&to_node_doc(id, node)?));
         insert_documents(&self.collections.nodes, nodes.collect::<Result<_>>()?).await
@@ -161,14 +162,14 @@ impl MigrationTarget for MongoStore {
         if let Some(turn) = &row.session.active_turn {
             let batch = |(number, frames): (u32, &Vec<u8>)| {
                 let batch = LogBatch { number, frames: frames.clone().into() };
-                to_batch_document(id, &turn.turn_id, &batch)
+                to_batch_document(id, None, &turn.turn_id, &batch)
             };
             insert_documents(&self.collections.turn_log, (0..).zip(log).map(batch).collect())
                 .await?;
         }
         let requests = requests.iter().map(|request| to_request_document(id, request));
         insert_documents(&self.collections.idempotency_keys, requests.collect()).await?;
-        let responses = responses.iter().map(|response| to_response_document(id, response));
+        let responses = responses.iter().map(|response| to_response_document(id, None, response));
         insert_documents(&self.collections.responses, responses.collect()).await?;
         let queue = queued_turns.iter().map(|turn| turn.id.to_string()).collect();
         let mut document = to_document(&to_session_doc(row, queue)?)?;
@@ -241,6 +242,8 @@ fn to_session_doc(row: &SessionRow, queue: Vec<String>) -> Result<SessionDoc> {
     // A claim is complete or absent: without its holder or payer the turn could not be recovered.
     let held = session.active_turn.as_ref().zip(row.lease_holder.as_ref());
     let claim = held.zip(row.payer.as_ref());
+    let own = row.placement(&session.owner);
+    let (archived_by, pinned_by) = placed_by(row);
     Ok(SessionDoc {
         id: session.id.to_string(),
         user_id: session.owner.to_string(),
@@ -251,8 +254,11 @@ fn to_session_doc(row: &SessionRow, queue: Vec<String>) -> Result<SessionDoc> {
         title_words: extract_index_words(&session.title),
         title_source: session.title_source.as_str().to_owned(),
         status: session.status.as_str().to_owned(),
-        archived: session.archived,
-        pinned: session.pinned,
+        archived: own.archived,
+        pinned: own.pinned,
+        invited: session.invited.iter().map(ToString::to_string).collect(),
+        archived_by,
+        pinned_by,
         meta: session.meta.as_json().to_owned(),
         user_meta: session.user_meta.as_json().to_owned(),
         theme: session.theme.as_json().to_owned(),

@@ -18,8 +18,9 @@
 //! idempotent, so any instance that reads a session with a `pending` left by a crashed writer
 //! applies it first, and no reader sees a half-written state.
 //!
-//! Operations on a whole session (import, fork, deletion) do not fit into one document. They are
-//! MongoDB transactions and accept the price.
+//! Large imports and forks are written as drafts, step by step, and deletions leave the content to
+//! a sweep (`session_remains.rs`). A short MongoDB transaction makes a session appear or disappear.
+//! Small imports and forks are such transactions as a whole.
 //!
 //! Outside of this scheme are single-document writes that need no condition: the turn log
 //! (`turn_log.rs`), cancellations (`relay.rs`), the event feed (`feed.rs`), and data that can be
@@ -30,7 +31,10 @@
 mod admin;
 mod commit;
 mod connect;
+mod content_keys;
+mod content_lookup;
 mod documents;
+mod drafts;
 mod embeddings;
 mod errors;
 mod feed;
@@ -38,6 +42,7 @@ mod idempotency;
 mod keys;
 mod ledger;
 mod ledger_entries;
+mod ledger_repair;
 mod message_pages;
 mod messages;
 mod migration;
@@ -53,6 +58,7 @@ mod search;
 mod search_rebuild;
 mod session_list;
 mod session_locks;
+mod session_remains;
 mod sessions;
 mod summaries;
 mod transaction;
@@ -66,6 +72,7 @@ use super::Store;
 use crate::domain::TurnId;
 use crate::error::{Error, Result};
 use async_trait::async_trait;
+use content_keys::ContentKeys;
 use errors::timed_out;
 use mongodb::bson::{Document, doc};
 use mongodb::{Client, Collection, Database};
@@ -100,6 +107,7 @@ pub struct MongoStore {
     suspected_orphans: Mutex<HashMap<TurnId, Instant>>,
     /// Serializes this instance's writes to one session.
     session_locks: SessionLocks,
+    content_keys: ContentKeys,
     /// Latest operation that this instance has seen, for causal consistency across its sessions.
     causal_timestamp: Mutex<Option<CausalTimestamp>>,
     /// Work that follows commits in the background.
@@ -114,6 +122,7 @@ pub(super) struct Collections {
     database: Database,
     sessions: Collection<Document>,
     nodes: Collection<Document>,
+    drafts: Collection<Document>,
     queue: Collection<Document>,
     summaries: Collection<Document>,
     embeddings: Collection<Document>,
@@ -139,6 +148,7 @@ impl Collections {
         Self {
             sessions: database.collection("sessions"),
             nodes: database.collection("nodes"),
+            drafts: database.collection("drafts"),
             queue: database.collection("queue"),
             summaries: database.collection("summaries"),
             embeddings: database.collection("embeddings"),
@@ -193,7 +203,8 @@ impl Store for MongoStore {
 impl From<mongodb::error::Error> for Error {
     fn from(error: mongodb::error::Error) -> Self {
         match errors::is_too_large(&error) {
-            true => Self::internal(error),
+            true => Self::too_large("a message with its parts", errors::MAX_DOCUMENT_BYTES)
+                .with_source(error),
             false => Self::store_unavailable(error),
         }
     }

@@ -16,7 +16,7 @@ use crate::store::transaction::{
 };
 use mongodb::bson::doc;
 use serde::Deserialize;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -54,7 +54,7 @@ impl NodeTransaction for MongoTransaction {
             Some(fill) => fill,
             None => {
                 let nodes = self.collections.nodes.clone();
-                let filter = doc! { "_id": format_chat_id(session, at.node) };
+                let filter = doc! { "_id": format_chat_id(&self.content_key(session), at.node) };
                 let projection = doc! { "count": 1, "bytes": 1, "lastSeq": 1, "pathTokens": 1 };
                 let found: Option<NodeFillDoc> =
                     self.find_one(&nodes, filter, Some(projection)).await?;
@@ -86,34 +86,56 @@ impl NodeTransaction for MongoTransaction {
     async fn insert_message(&mut self, row: &SessionRow, insert: MessageInsert<'_>) -> Result<()> {
         let session = &row.session.id;
         let created_revision = self.loaded.as_ref().map_or(0, |loaded| loaded.created_revision);
-        let writes = self.pending_writes_for(session)?;
-        writes.add_message(session, created_revision, insert)
+        let key = self.content_key(session);
+        self.pending_writes_for(session)?.add_message(&key, created_revision, insert)
     }
 
-    /// One query in place of one per message.
-    async fn preload_message_ids(&mut self, row: &SessionRow) -> Result<()> {
+    /// Two queries in place of one per message, each for an index of its own.
+    async fn preload_messages(&mut self, row: &SessionRow, ids: Vec<MessageId>) -> Result<()> {
         let session = &row.session.id;
+        let key = self.content_key(session);
         self.pending_writes_for(session)?;
-        let pipeline = vec![
-            doc! { "$match": { "sessionId": session.as_str() } },
-            doc! { "$project": {
-                "number": 1, "messages.id": 1, "messages.clientMessageId": 1, "messages.seq": 1,
-            } },
-        ];
+        let list: Vec<&str> = ids.iter().map(MessageId::as_str).collect();
+        let is_named = doc! { "$or": [
+            { "$in": ["$$message.id", &list] },
+            { "$in": ["$$message.clientMessageId", &list] },
+        ] };
+        let names_stage = doc! {
+            "$project": { "number": 1, "messages": { "$map": {
+                "input": {
+                    "$filter": { "input": "$messages", "as": "message", "cond": is_named },
+                },
+                "as": "message",
+                "in": {
+                    "id": "$$message.id",
+                    "clientMessageId": "$$message.clientMessageId",
+                    "seq": "$$message.seq",
+                },
+            } } },
+        };
         let nodes = self.collections.nodes.clone();
-        let found: Vec<MessageNamesDoc> = self.run_pipeline(&nodes, pipeline).await?;
-        let mut names: HashMap<String, Vec<LocatedMessage>> = HashMap::new();
-        for node in found {
+        let mut found: BTreeMap<i64, MessageNamesDoc> = BTreeMap::new();
+        for field in ["messages.id", "messages.clientMessageId"] {
+            let is_named = doc! { "sessionId": key.as_str(), field: { "$in": &list } };
+            let pipeline = vec![doc! { "$match": is_named }, names_stage.clone()];
+            let named: Vec<MessageNamesDoc> = self.run_pipeline(&nodes, pipeline).await?;
+            found.extend(named.into_iter().map(|node| (node.number, node)));
+        }
+        let mut names: HashMap<String, Vec<LocatedMessage>> =
+            ids.iter().map(|id| (id.to_string(), Vec::new())).collect();
+        for node in found.into_values() {
             for name in node.messages {
                 let at = MessageLocation { node: to_u32(node.number), seq: to_u32(name.seq) };
                 let located =
                     LocatedMessage { id: MessageId::new_unchecked(name.id.as_str()), location: at };
                 for name in [Some(name.id), name.client_message_id].into_iter().flatten() {
-                    names.entry(name).or_default().push(located.clone());
+                    if let Some(known) = names.get_mut(&name) {
+                        known.push(located.clone());
+                    }
                 }
             }
         }
-        self.pending_writes.known_names = Some(names);
+        self.pending_writes.known_names = names;
         Ok(())
     }
 
@@ -127,7 +149,7 @@ impl NodeTransaction for MongoTransaction {
         up_to: MessageLocation,
     ) -> Result<Vec<(MessageLocation, NewMessage)>> {
         let nodes = self.collections.nodes.clone();
-        let filter = doc! { "_id": format_chat_id(&row.session.id, up_to.node) };
+        let filter = doc! { "_id": format_chat_id(&self.content_key(&row.session.id), up_to.node) };
         let found: Option<NodeMessagesDoc> =
             self.find_one(&nodes, filter, Some(doc! { "messages": 1 })).await?;
         // Missing only if the session was deleted since its document was read.
@@ -148,7 +170,7 @@ impl MongoTransaction {
         session: &SessionId,
     ) -> Result<Vec<NodeHeader>> {
         let pipeline = vec![
-            doc! { "$match": { "sessionId": session.as_str() } },
+            doc! { "$match": { "sessionId": self.content_key(session).as_str() } },
             doc! { "$project": { "number": 1, "prev": 1, "lastSeq": 1 } },
             doc! { "$sort": { "number": 1 } },
         ];
@@ -162,18 +184,17 @@ impl MongoTransaction {
         Ok(found.into_iter().map(line).collect())
     }
 
-    /// Looks a message up in the preloaded names, in no order; `None` if they were not loaded.
+    /// Looks a message up in the preloaded names, in no order; `None` if it is not one of them.
     pub(super) fn find_known_messages(
         &self,
         session: &SessionId,
         id: &MessageId,
         names: NameLookup,
     ) -> Option<Vec<LocatedMessage>> {
-        let known = self.pending_writes.known_names.as_ref()?;
-        if self.pending_writes.session_id.as_ref() != Some(session) {
+        if self.pending_writes.content_key.as_ref() != Some(&self.content_key(session)) {
             return None;
         }
-        let mut all_located = known.get(id.as_str()).cloned().unwrap_or_default();
+        let mut all_located = self.pending_writes.known_names.get(id.as_str())?.clone();
         all_located.retain(|located| names == NameLookup::IdOrClientId || located.id == *id);
         Some(all_located)
     }
@@ -184,7 +205,8 @@ impl MongoTransaction {
         if !self.is_loaded(session) {
             return Err(Error::internal("messages staged for a session that is not loaded"));
         }
-        self.pending_writes.session_id.get_or_insert_with(|| session.clone());
+        let key = self.content_key(session);
+        self.pending_writes.content_key.get_or_insert(key);
         Ok(&mut self.pending_writes)
     }
 }

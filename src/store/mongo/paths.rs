@@ -12,7 +12,7 @@ use super::transaction::MongoTransaction;
 use crate::domain::node::format_chat_id;
 use crate::domain::{Message, MessageId, SessionId};
 use crate::error::{Error, Result};
-use crate::store::transaction::{LocatedMessage, MessageLocation, SessionRow};
+use crate::store::transaction::{LocatedMessage, MessageLocation, SessionRow, describe_siblings};
 use mongodb::bson::{Bson, Document, doc};
 use serde::Deserialize;
 use std::collections::{BTreeSet, HashMap};
@@ -106,7 +106,7 @@ impl MongoTransaction {
                 ] },
             ),
         };
-        filter.insert("sessionId", session.as_str());
+        filter.insert("sessionId", self.content_key(session).as_str());
         let pipeline = vec![doc! { "$match": filter }, message_ids_stage(condition)];
         let nodes = self.collections.nodes.clone();
         let found: Vec<NodeMessageIdsDoc> = self.run_pipeline(&nodes, pipeline).await?;
@@ -131,7 +131,7 @@ impl MongoTransaction {
             return Ok(staged.clone());
         }
         let nodes = self.collections.nodes.clone();
-        let filter = doc! { "_id": format_chat_id(session, at.node) };
+        let filter = doc! { "_id": format_chat_id(&self.content_key(session), at.node) };
         let projection = doc! { "messages": { "$elemMatch": { "seq": i64::from(at.seq) } } };
         let found: Option<SelectedMessagesDoc> =
             self.find_one(&nodes, filter, Some(projection)).await?;
@@ -147,7 +147,7 @@ impl MongoTransaction {
         let parent = stored.parent.as_ref().map(LocatedMessageDoc::location);
         let siblings = self.find_children(&row.session.id, parent).await?;
         let mut message = stored.into_message(row)?;
-        message.sibling_ids = siblings.into_iter().map(|sibling| sibling.id).collect();
+        describe_siblings(&mut message, &siblings);
         Ok(message)
     }
 
@@ -182,9 +182,10 @@ impl MongoTransaction {
         session: &SessionId,
         seqs: &BTreeSet<u32>,
     ) -> Result<Vec<(u32, LocatedMessage)>> {
+        let key = self.content_key(session);
         let seqs: Vec<Bson> = seqs.iter().map(|seq| i64::from(*seq).into()).collect();
         let pipeline = vec![
-            doc! { "$match": { "sessionId": session.as_str(), "prev.seq": { "$in": seqs } } },
+            doc! { "$match": { "sessionId": key.as_str(), "prev.seq": { "$in": seqs } } },
             doc! { "$project": { "number": 1, "prev": 1, "firstId": 1, "firstSeq": 1 } },
         ];
         let nodes = self.collections.nodes.clone();
@@ -202,7 +203,8 @@ impl MongoTransaction {
         numbers: &BTreeSet<u32>,
         after: u32,
     ) -> Result<Vec<LocatedMessage>> {
-        let ids: Vec<_> = numbers.iter().map(|number| format_chat_id(session, *number)).collect();
+        let key = self.content_key(session);
+        let ids: Vec<_> = numbers.iter().map(|number| format_chat_id(&key, *number)).collect();
         let pipeline = vec![
             doc! { "$match": { "_id": { "$in": ids } } },
             message_ids_stage(doc! { "$gt": ["$$message.seq", i64::from(after)] }),
@@ -215,12 +217,13 @@ impl MongoTransaction {
         Ok(all_located)
     }
 
-    /// Finds the siblings of each of these messages, in the order given, with at most two queries.
+    /// Finds the siblings of these messages by the seq of their parent, 0 for roots, oldest first,
+    /// with at most two queries.
     pub(super) async fn find_siblings(
         &mut self,
         session: &SessionId,
         messages: &[(u32, MessageDoc)],
-    ) -> Result<Vec<Vec<MessageId>>> {
+    ) -> Result<HashMap<u32, Vec<LocatedMessage>>> {
         let parent =
             |message: &MessageDoc| message.parent.as_ref().map(LocatedMessageDoc::location);
         let parents: BTreeSet<_> =
@@ -262,11 +265,7 @@ impl MongoTransaction {
             siblings.sort_unstable_by_key(|child| child.location.seq);
             siblings.dedup_by_key(|child| child.location.seq);
         }
-        let ids = messages.iter().map(|(_, message)| {
-            let known = children.get(&parent(message).map_or(0, |at| at.seq));
-            known.into_iter().flatten().map(|child| child.id.clone()).collect()
-        });
-        Ok(ids.collect())
+        Ok(children)
     }
 }
 

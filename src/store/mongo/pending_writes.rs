@@ -4,7 +4,7 @@
 
 use super::Collections;
 use super::documents::{MessageDoc, MessageLocationDoc, NodeDoc, to_document, to_u32};
-use super::errors::is_duplicate_key;
+use super::errors::{MAX_DOCUMENT_BYTES, check_message_size, is_duplicate_key};
 use super::ledger_entries::apply_usage;
 use crate::domain::node::format_chat_id;
 use crate::domain::{MessageId, SessionId};
@@ -19,13 +19,16 @@ use std::collections::{BTreeMap, HashMap};
 /// Messages that a transaction adds to the nodes of one session.
 #[derive(Default)]
 pub(super) struct PendingWrites {
-    pub(super) session_id: Option<SessionId>,
+    /// Content key of that session.
+    pub(super) content_key: Option<SessionId>,
     /// Size of each node used so far, staged messages included.
     pub(super) node_fills: HashMap<u32, NodeFillDoc>,
     new_nodes: BTreeMap<u32, NodeDoc>,
     appended_messages: BTreeMap<u32, Vec<MessageDoc>>,
-    /// All ids and client ids of the session's messages, if the rules asked to preload them.
-    pub(super) known_names: Option<HashMap<String, Vec<LocatedMessage>>>,
+    /// Size of these messages.
+    pub(super) bytes: usize,
+    /// Messages by ids and client ids that the rules asked to preload, also those without any.
+    pub(super) known_names: HashMap<String, Vec<LocatedMessage>>,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -38,20 +41,23 @@ pub(super) struct NodeFillDoc {
 }
 
 impl PendingWrites {
-    /// Adds a message of a session that was created at a revision.
+    /// Adds a message of a session that has this content key and was created at a revision.
     pub(super) fn add_message(
         &mut self,
-        session: &SessionId,
+        key: &SessionId,
         created_revision: i64,
         insert: MessageInsert<'_>,
     ) -> Result<()> {
+        let size = usize::try_from(insert.size).unwrap_or(usize::MAX);
+        check_message_size(size, MAX_DOCUMENT_BYTES)?;
+        self.bytes = self.bytes.saturating_add(size);
         let stored = MessageDoc::new(insert)?;
         self.add_known_names(insert);
         let number = insert.location.node;
         let fill = self.node_fills.entry(number).or_default();
         fill.add_message(insert);
         if insert.opens_node {
-            let node = open_node(session, created_revision, insert, stored);
+            let node = open_node(key, created_revision, insert, stored);
             self.new_nodes.insert(number, node);
         // The node is new in this transaction: extend the document that will be inserted.
         } else if let Some(node) = self.new_nodes.get_mut(&number) {
@@ -69,11 +75,12 @@ impl PendingWrites {
 
     /// Preloaded names must include messages of this transaction: an import refers to its own.
     fn add_known_names(&mut self, insert: MessageInsert<'_>) {
-        let Some(known) = &mut self.known_names else { return };
         let message = insert.message;
         let located = LocatedMessage { id: message.id.clone(), location: insert.location };
         for name in [Some(&message.id), message.client_message_id.as_ref()].into_iter().flatten() {
-            known.entry(name.to_string()).or_default().push(located.clone());
+            if let Some(known) = self.known_names.get_mut(name.as_str()) {
+                known.push(located.clone());
+            }
         }
     }
 
@@ -110,13 +117,13 @@ impl PendingWrites {
         }
         let mut joined = Vec::new();
         for (node, messages) in &self.appended_messages {
-            let (Some(first), Some(fill), Some(session)) =
-                (messages.first(), self.node_fills.get(node), &self.session_id)
+            let (Some(first), Some(fill), Some(key)) =
+                (messages.first(), self.node_fills.get(node), &self.content_key)
             else {
                 continue;
             };
             joined.push(doc! {
-                "node": format_chat_id(session, *node),
+                "node": format_chat_id(key, *node),
                 "behind": first.seq,
                 "messages": messages.iter().map(to_document).collect::<Result<Vec<_>>>()?,
                 "count": fill.count,
@@ -143,7 +150,7 @@ impl NodeFillDoc {
 
 /// A node with its first message.
 fn open_node(
-    session: &SessionId,
+    key: &SessionId,
     created_revision: i64,
     insert: MessageInsert<'_>,
     first: MessageDoc,
@@ -151,8 +158,8 @@ fn open_node(
     let MessageInsert { message, location: at, parent, size, path_tokens, .. } = insert;
     let prev = parent.map_or(MessageLocation { node: 0, seq: 0 }, |parent| parent.location);
     NodeDoc {
-        id: format_chat_id(session, at.node),
-        session_id: session.to_string(),
+        id: format_chat_id(key, at.node),
+        session_id: key.to_string(),
         born: created_revision,
         number: at.node.into(),
         prev: MessageLocationDoc { node: prev.node.into(), seq: prev.seq.into() },

@@ -4,10 +4,12 @@
 //! `queue`, because a message may be large. Content without an id in a session's document is
 //! ignored, so it may be written before the commit and deleted after it.
 
-use super::documents::IdDoc;
+use super::documents::{IdDoc, to_bson_date};
+use super::errors::MAX_DOCUMENT_BYTES;
 use super::transaction::MongoTransaction;
-use crate::domain::{SessionId, TurnId};
-use crate::error::Result;
+use crate::domain::key::KeyId;
+use crate::domain::{SessionId, Timestamp, TurnId};
+use crate::error::{Error, Result};
 use crate::store::queued_turn::QueuedTurn;
 use crate::store::transaction::{QueueTransaction, SessionRow};
 use mongodb::bson::doc;
@@ -46,7 +48,12 @@ impl QueueTransaction for MongoTransaction {
         let queue = self.collections.queue.clone();
         // Written before the commit, so that no session names a turn without content. An upsert,
         // because a retry writes the same document again.
-        let text = doc! { "sessionId": row.session.id.as_str(), "turn": queued.to_json()? };
+        let text = queued.to_json()?;
+        if text.len() > MAX_DOCUMENT_BYTES {
+            return Err(Error::too_large("a queued message with its tools", MAX_DOCUMENT_BYTES));
+        }
+        let mut text = doc! { "sessionId": row.session.id.as_str(), "turn": text };
+        text.insert("born", self.loaded.as_ref().map(|session| session.created_revision));
         let written = queue
             .replace_one(doc! { "_id": turn }, text)
             .upsert(true)
@@ -79,5 +86,14 @@ impl QueueTransaction for MongoTransaction {
         let found: Option<IdDoc> =
             self.find_one(&sessions, filter, Some(doc! { "_id": 1 })).await?;
         Ok(found.map(|session| SessionId::new_unchecked(session.id)))
+    }
+
+    async fn is_key_valid(&mut self, key: &KeyId, now: Timestamp) -> Result<bool> {
+        let keys = self.collections.keys.clone();
+        let is_unexpired =
+            vec![doc! { "expiresAt": null }, doc! { "expiresAt": { "$gt": to_bson_date(now) } }];
+        let filter = doc! { "_id": key.as_str(), "$or": is_unexpired };
+        let found: Option<IdDoc> = self.find_one(&keys, filter, Some(doc! { "_id": 1 })).await?;
+        Ok(found.is_some())
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct ResponseDoc {
     #[serde(rename = "_id")]
     id: String,
     session_id: String,
+    /// First revision of the session; absent in responses of version 0.1.0.
+    born: Option<i64>,
     reply_id: String,
     question_id: String,
     asker: String,
@@ -41,7 +43,8 @@ impl ResponseStore for MongoStore {
         // The unique index on the reply decides between two writers; both return the first one's.
         let of_reply =
             doc! { "sessionId": session.as_str(), "replyId": response.reply_id.as_str() };
-        let new = to_response_document(session, response);
+        let born = self.find_content_key(session).await?.map(|key| key.born);
+        let new = to_response_document(session, born, response);
         with_timeout(async {
             match self.collections.responses.insert_one(new).await {
                 Err(error) if !is_duplicate_key(&error) => Err(error.into()),
@@ -72,9 +75,14 @@ impl ResponseStore for MongoStore {
         let session = SessionId::new_unchecked(found.session_id.as_str());
         let id = &session;
         let access = transact!(self, TransactionMode::READ, |tx| {
-            rules::get_session(tx, principal, id, AccessLevel::Participant).await
+            rules::get_session(tx, principal, id, AccessLevel::Participant).await?;
+            Ok(tx.loaded.as_ref().map(|session| session.created_revision))
         });
         match access {
+            // Of a session that was deleted, whose id another one has now.
+            Ok(born) if found.born.is_some() && found.born != born => {
+                Err(Error::response_not_found())
+            }
             Ok(_) => Ok((session, found.into_stored_response())),
             // A session that the principal may not read must look like a response that does not
             // exist.
@@ -111,7 +119,12 @@ impl MongoStore {
     }
 }
 
-pub(super) fn to_response_document(session: &SessionId, response: &StoredResponse) -> Document {
+/// `born` is the first revision of the session.
+pub(super) fn to_response_document(
+    session: &SessionId,
+    born: Option<i64>,
+    response: &StoredResponse,
+) -> Document {
     let StoredResponse {
         turn_id,
         reply_id,
@@ -124,6 +137,7 @@ pub(super) fn to_response_document(session: &SessionId, response: &StoredRespons
     doc! {
         "_id": turn_id.as_str(),
         "sessionId": session.as_str(),
+        "born": born,
         "replyId": reply_id.as_str(),
         "questionId": question_id.as_str(),
         "asker": asker.as_str(),

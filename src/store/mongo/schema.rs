@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 /// The version that this build writes.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 4;
 /// Age in milliseconds at which a lock counts as left by a crashed instance.
 const LOCK_LEASE_MS: i64 = 60_000;
 /// Lifetime of idempotency records: the promised day, plus an hour for clocks that differ.
@@ -110,10 +110,11 @@ fn session_indexes(collections: &Collections) -> Vec<CollectionIndexes<'_>> {
                 plain_index(order("participants")),
                 plain_index(doc! { "userId": 1, "titleWords": 1 }),
                 plain_index(doc! { "projectId": 1, "lastMessageAt": -1 }),
-                // Few sessions have a running turn, a queue or words to index. Sparse indexes keep
-                // the polls for them small, however many sessions there are.
+                // Few sessions have invited users, a running turn, a queue or words to index.
+                // Sparse indexes keep the queries for them small, however many sessions there are.
                 sparse_index(doc! { "activeTurn.boot": 1 }),
                 sparse_index(doc! { "queue": 1 }),
+                sparse_index(doc! { "invited": 1 }),
                 sparse_index(doc! { "unindexed": 1 }),
                 // Sessions whose words are outdated, also by instances of version 0.1.0; see
                 // `search_rebuild.rs`.
@@ -131,6 +132,13 @@ fn session_indexes(collections: &Collections) -> Vec<CollectionIndexes<'_>> {
                 plain_index(doc! { "sessionId": 1, "messages.clientMessageId": 1 }),
                 plain_index(doc! { "sessionId": 1, "prev.seq": 1 }),
                 plain_index(doc! { "sessionId": 1, "lastSeq": 1 }),
+            ],
+        ),
+        (
+            &collections.drafts,
+            vec![
+                plain_index(doc! { "sweptAt": 1, "touchedAt": 1 }),
+                sparse_index(doc! { "sessionId": 1 }),
             ],
         ),
         (&collections.embeddings, vec![plain_index(doc! { "sessionId": 1 })]),

@@ -10,7 +10,7 @@ use super::turn_log::with_timeout;
 use crate::domain::page::SessionQuery;
 use crate::domain::principal::AccessLevel;
 use crate::domain::search::extract_index_words;
-use crate::domain::session::SessionStatus;
+use crate::domain::session::{ListPlacement, SessionStatus};
 use crate::domain::title::SessionTitle;
 use crate::domain::tokenizer::WORDS_VERSION;
 use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId, UserId};
@@ -19,12 +19,32 @@ use crate::store::rules::{self, SessionVisibility};
 use crate::store::stored_values::encode_json;
 use crate::store::transaction::{SessionRow, SessionTransaction};
 use crate::store::{
-    DeleteFilter, DeletionResult, ImportSession, NewSession, SessionPage, SessionStore,
-    SessionUpdate,
+    DeleteFilter, DeletionResult, ImportSession, NewSession, SessionMembers, SessionPage,
+    SessionStore, SessionUpdate,
 };
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use mongodb::bson::{Document, doc};
+use serde::Deserialize;
+use std::collections::HashMap;
+
+/// The fields of a session's document that decide who may use it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MembersDoc {
+    #[serde(rename = "_id")]
+    id: String,
+    user_id: String,
+    participants: Vec<String>,
+}
+
+impl MembersDoc {
+    fn into_members(self) -> (SessionId, SessionMembers) {
+        let participants = self.participants.into_iter().map(UserId::new_unchecked).collect();
+        let owner = UserId::new_unchecked(self.user_id);
+        (SessionId::new_unchecked(self.id), SessionMembers { owner, participants })
+    }
+}
 
 #[async_trait]
 impl SessionStore for MongoStore {
@@ -55,6 +75,23 @@ impl SessionStore for MongoStore {
         .into_session_with_nodes()))
     }
 
+    async fn list_members(
+        &self,
+        sessions: Vec<SessionId>,
+    ) -> Result<HashMap<SessionId, SessionMembers>> {
+        let ids: Vec<&str> = sessions.iter().map(SessionId::as_str).collect();
+        let ids = &ids;
+        let found: Vec<MembersDoc> = transact!(self, TransactionMode::READ, |tx| {
+            let collection = tx.collections.sessions.clone();
+            let pipeline = vec![
+                doc! { "$match": { "_id": { "$in": ids } } },
+                doc! { "$project": { "userId": 1, "participants": 1 } },
+            ];
+            tx.run_pipeline(&collection, pipeline).await
+        })?;
+        Ok(found.into_iter().map(MembersDoc::into_members).collect())
+    }
+
     async fn list_sessions(
         &self,
         principal: &Principal,
@@ -62,8 +99,12 @@ impl SessionStore for MongoStore {
     ) -> Result<SessionPage> {
         let query = &query;
         transact!(self, TransactionMode::READ, |tx| {
-            let is_guest = session_list::is_guest(tx, &principal.user).await?;
-            let visibility = SessionVisibility::of_user(&principal.user, is_guest);
+            let visibility = if query.is_of_invitations {
+                SessionVisibility::Invited(&principal.user)
+            } else {
+                let is_guest = session_list::is_guest(tx, &principal.user).await?;
+                SessionVisibility::of_user(&principal.user, is_guest)
+            };
             session_list::list_sessions(tx, visibility, query).await
         })
     }
@@ -92,6 +133,24 @@ impl SessionStore for MongoStore {
         let change = &change;
         let if_match = if_match.as_slice();
         transact!(self, |tx| rules::update_session(tx, principal, id, change, if_match, now).await)
+    }
+
+    async fn accept_invitation(
+        &self,
+        principal: &Principal,
+        id: &SessionId,
+        now: Timestamp,
+    ) -> Result<Session> {
+        transact!(self, |tx| rules::accept_invitation(tx, principal, id, now).await)
+    }
+
+    async fn leave_session(
+        &self,
+        principal: &Principal,
+        id: &SessionId,
+        now: Timestamp,
+    ) -> Result<()> {
+        transact!(self, |tx| rules::leave_session(tx, principal, id, now).await)
     }
 
     async fn delete_session(
@@ -148,10 +207,11 @@ impl SessionTransaction for MongoTransaction {
         now: Timestamp,
     ) -> Result<SessionRow> {
         let at = to_bson_date(now);
+        let (participants, invited) = rules::initial_members(owner, new);
         let session = SessionDoc {
             id: id.to_string(),
             user_id: owner.to_string(),
-            participants: user_names(&rules::participants_with_owner(owner, &new.participants)),
+            participants: user_names(&participants),
             project_id: new.project_id.as_ref().map(ToString::to_string),
             title: new.title.text.clone(),
             title_key: rules::fold_title(&new.title.text),
@@ -160,6 +220,9 @@ impl SessionTransaction for MongoTransaction {
             status: SessionStatus::ACTIVE.to_owned(),
             archived: false,
             pinned: false,
+            invited: user_names(&invited),
+            archived_by: Vec::new(),
+            pinned_by: Vec::new(),
             meta: new.meta.as_json().to_owned(),
             user_meta: new.user_meta.as_json().to_owned(),
             theme: new.theme.as_json().to_owned(),
@@ -198,22 +261,11 @@ impl SessionTransaction for MongoTransaction {
         if let Some(title) = &change.title {
             set.extend(title_fields(title));
         }
-        if let Some(others) = &change.participants {
-            set.insert(
-                "participants",
-                user_names(&rules::participants_with_owner(&row.session.owner, others)),
-            );
-        }
         if let Some(project) = &change.project_id {
             set.insert("projectId", project.as_ref().map(|project| project.as_str()));
         }
         if let Some(status) = &change.status {
             set.insert("status", status.as_str());
-        }
-        for (field, value) in [("archived", change.archived), ("pinned", change.pinned)] {
-            if let Some(value) = value {
-                set.insert(field, value);
-            }
         }
         let objects =
             [("meta", &change.meta), ("userMeta", &change.user_meta), ("theme", &change.theme)];
@@ -226,6 +278,26 @@ impl SessionTransaction for MongoTransaction {
             set.insert("settings", encode_json(settings)?);
         }
         self.set_fields(set);
+        Ok(())
+    }
+
+    async fn save_members(&mut self, row: &SessionRow) -> Result<()> {
+        let Session { owner, participants, invited, .. } = &row.session;
+        let own = row.placement(owner);
+        self.set_fields(doc! {
+            "participants": user_names(participants),
+            "archived": own.archived,
+            "pinned": own.pinned,
+        });
+        let (archived_by, pinned_by) = placed_by(row);
+        for (field, users) in
+            [("invited", user_names(invited)), ("archivedBy", archived_by), ("pinnedBy", pinned_by)]
+        {
+            match users.is_empty() {
+                true => self.unset_field(field),
+                false => self.set_fields(doc! { field: users }),
+            }
+        }
         Ok(())
     }
 
@@ -243,8 +315,6 @@ impl SessionTransaction for MongoTransaction {
     ) -> Result<()> {
         let set = doc! {
             "status": import.status.as_str(),
-            "archived": import.archived,
-            "pinned": import.pinned,
             "lastSeen": import.last_seen.map(to_bson_date),
         };
         self.set_fields(set);
@@ -281,24 +351,8 @@ impl SessionTransaction for MongoTransaction {
 
     /// Runs in a MongoDB transaction.
     async fn delete_session(&mut self, row: &SessionRow) -> Result<DeletionResult> {
-        let id = row.session.id.as_str();
         let queued = self.queued_turn_ids();
-        // Otherwise the commit would write the session's document again.
-        self.discard_session();
-        let collections = self.collections.clone();
-        self.delete_many(&collections.sessions, doc! { "_id": id }).await?;
-        for collection in [
-            &collections.nodes,
-            &collections.queue,
-            &collections.turn_log,
-            &collections.idempotency_keys,
-            &collections.words,
-            &collections.summaries,
-            &collections.embeddings,
-            &collections.responses,
-        ] {
-            self.delete_many(collection, doc! { "sessionId": id }).await?;
-        }
+        self.delete_loaded_session().await?;
         let running = row.session.active_turn.as_ref().map(|turn| turn.turn_id.clone());
         let queued = queued.into_iter().map(TurnId::new_unchecked);
         let turns: Vec<TurnId> = queued.chain(running).collect();
@@ -314,6 +368,17 @@ fn title_fields(title: &SessionTitle) -> Document {
         "titleWords": extract_index_words(&title.text),
         "titleSource": title.source.as_str(),
     }
+}
+
+/// The participants other than the owner who have archived the session, and those who have pinned
+/// it.
+pub(super) fn placed_by(row: &SessionRow) -> (Vec<String>, Vec<String>) {
+    let owner = row.session.owner.as_str();
+    let users = |has: fn(ListPlacement) -> bool| {
+        let others = row.placements.iter().filter(|(user, placed)| *user != owner && has(**placed));
+        others.map(|(user, _)| user.clone()).collect()
+    };
+    (users(|placement| placement.archived), users(|placement| placement.pinned))
 }
 
 fn user_names(users: &[UserId]) -> Vec<String> {

@@ -42,13 +42,14 @@ impl SummaryStore for MongoStore {
     async fn save_summary(&self, session: &SessionId, summary: &PathSummary) -> Result<()> {
         let place = transact!(self, TransactionMode::READ, |tx| {
             tx.load_session(session).await?;
-            tx.locate_message(session, &summary.last_message).await
+            let place = tx.locate_message(session, &summary.last_message).await?;
+            Ok(place.map(|place| (tx.content_key(session), place)))
         })?;
-        let Some(place) = place else { return Ok(()) };
+        let Some((key, place)) = place else { return Ok(()) };
         let name =
-            doc! { "_id": { "session": session.as_str(), "last": summary.last_message.as_str() } };
+            doc! { "_id": { "session": key.as_str(), "last": summary.last_message.as_str() } };
         let text = doc! { "$set": {
-            "sessionId": session.as_str(),
+            "sessionId": key.as_str(),
             "firstId": summary.first_message.as_str(),
             "lastId": summary.last_message.as_str(),
             "last": { "node": i64::from(place.location.node), "seq": i64::from(place.location.seq) },
@@ -80,13 +81,14 @@ async fn find_newest_summary(
 ) -> Result<Option<PathSummary>> {
     let collection = tx.collections.summaries.clone();
     // The usual case, one read by key: the summary ends at the message itself.
-    let exact = doc! { "_id": { "session": session.as_str(), "last": up_to.as_str() } };
+    let Some(key) = tx.find_content_key(session).await? else { return Ok(None) };
+    let exact = doc! { "_id": { "session": key.as_str(), "last": up_to.as_str() } };
     let exact: Option<SummaryDoc> = tx.find_one(&collection, exact, None).await?;
     if let Some(exact) = exact {
         return Ok(Some(exact.into_summary()));
     }
     let newest_first: Vec<Document> = vec![
-        doc! { "$match": { "sessionId": session.as_str() } },
+        doc! { "$match": { "sessionId": key.as_str() } },
         doc! { "$sort": { "last.seq": -1 } },
     ];
     let all: Vec<SummaryDoc> = tx.run_pipeline(&collection, newest_first).await?;

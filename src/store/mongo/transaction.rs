@@ -9,6 +9,7 @@
 //! the content of a queued turn (`queue.rs`) and the record of an idempotent request
 //! (`idempotency.rs`).
 
+use super::content_keys::{CONTENT_KEY, ContentKey, ContentKeys, generate_key};
 use super::documents::SessionDoc;
 use super::errors::{is_duplicate_key, is_transient};
 use super::pending_writes::{PendingWrites, apply_pending};
@@ -57,6 +58,8 @@ pub(super) struct MongoTransaction {
     pub(super) pending_writes: PendingWrites,
     /// Last batch of a turn log, written after the commit.
     pub(super) last_log_batch: Option<Document>,
+    /// Size of its frames.
+    pub(super) last_log_bytes: usize,
     /// Usage of a turn, recorded after the commit.
     pub(super) ledger_entry: Option<Document>,
     /// Whether the usage is recorded before the operation returns, and not in the background.
@@ -67,6 +70,11 @@ pub(super) struct MongoTransaction {
     pub(super) unconfirmed_request: Option<Document>,
     /// Message id of an idempotency record that was found to be void; a new record replaces it.
     pub(super) stale_request: Option<String>,
+    /// Content keys of the sessions that were loaded, and of the draft that is being written.
+    pub(super) used_keys: HashMap<SessionId, ContentKey>,
+    pub(super) content_keys: ContentKeys,
+    /// The draft whose content the next new session gets.
+    published_draft: Option<SessionId>,
     session_locks: SessionLocks,
     /// Work that follows commits in the background.
     pub(super) cleanup_tasks: TaskTracker,
@@ -121,7 +129,9 @@ impl TransactionMode {
         Self { is_multi_document: false, locks_session: true, timeout: OPERATION_TIMEOUT };
     /// For operations that change nothing; they need not wait for writers.
     pub(super) const READ: Self = Self { locks_session: false, ..Self::WRITE };
-    /// For operations on a whole session or project. They may take long, so they do not hold the
+    /// For a step of a draft, which no other writer knows.
+    pub(super) const DRAFT: Self = Self { timeout: LONG_OPERATION_TIMEOUT, ..Self::READ };
+    /// For operations that create or delete a whole session or project. They do not hold the
     /// session's lock; a conflict is found at the commit.
     pub(super) const MULTI_DOCUMENT: Self =
         Self { is_multi_document: true, locks_session: false, timeout: LONG_OPERATION_TIMEOUT };
@@ -252,11 +262,15 @@ impl MongoStore {
             loaded: None,
             pending_writes: PendingWrites::default(),
             last_log_batch: None,
+            last_log_bytes: 0,
             ledger_entry: None,
             applies_usage_first: false,
             dequeued_turns: Vec::new(),
             unconfirmed_request: None,
             stale_request: None,
+            used_keys: HashMap::new(),
+            content_keys: self.content_keys.clone(),
+            published_draft: None,
             session_locks: self.session_locks.clone(),
             cleanup_tasks: self.cleanup_tasks.clone(),
             session_guard: None,
@@ -345,6 +359,10 @@ impl MongoTransaction {
                 self.session_guard = Some(self.session_locks.acquire(id).await);
             }
             self.loaded = self.read_session(id).await?;
+            if let Some(loaded) = self.loaded.take() {
+                self.record_content_key(&loaded);
+                self.loaded = Some(loaded);
+            }
         }
         let Some(loaded) = &self.loaded else { return Ok(None) };
         let session: SessionDoc =
@@ -406,8 +424,18 @@ impl MongoTransaction {
         mut document: Document,
     ) -> Result<()> {
         self.commit_session().await?;
-        let created_revision = initial_revision();
+        // Content of a deleted session must not become part of this one, and what is deleted of it
+        // is told from this one's by its lower revision, also if the clocks of instances differ.
+        let remains = self.find_remains(id).await?;
+        let own_key = remains.map(|_| generate_key(id).1);
+        let key = self.published_draft.take().or(own_key);
+        let lowest = remains.map_or(0, |revision| revision + 1);
+        let created_revision = initial_revision().max(lowest);
         document.insert("born", created_revision);
+        if let Some(key) = &key {
+            document.insert(CONTENT_KEY, key.as_str());
+        }
+        self.used_keys.insert(id.clone(), ContentKey::from_document(id, &document));
         self.loaded = Some(LoadedSession {
             id: id.clone(),
             revision: None,
@@ -416,6 +444,30 @@ impl MongoTransaction {
             fields_to_set: Document::new(),
             fields_to_unset: Document::new(),
         });
+        Ok(())
+    }
+
+    /// Makes a draft the loaded session, so that messages can be added to it. They are stored by
+    /// [`write_draft`](Self::write_draft); without it nothing is.
+    pub(super) fn open_draft(&mut self, id: &SessionId, key: &SessionId) {
+        let document = doc! { CONTENT_KEY: key.as_str() };
+        self.used_keys.insert(id.clone(), ContentKey::from_document(id, &document));
+        self.loaded = Some(LoadedSession {
+            id: id.clone(),
+            revision: None,
+            created_revision: initial_revision(),
+            document,
+            fields_to_set: Document::new(),
+            fields_to_unset: Document::new(),
+        });
+    }
+
+    /// Makes the content of a draft that of the session which this transaction inserts or changes.
+    pub(super) async fn publish_draft(&mut self, id: &SessionId, key: &SessionId) -> Result<()> {
+        self.release_draft(key).await?;
+        let document = doc! { CONTENT_KEY: key.as_str() };
+        self.used_keys.insert(id.clone(), ContentKey::from_document(id, &document));
+        self.published_draft = Some(key.clone());
         Ok(())
     }
 

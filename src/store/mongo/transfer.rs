@@ -48,7 +48,7 @@ async fn read_session_chunk(
     row: &SessionRow,
     after: u32,
 ) -> Result<SessionChunk> {
-    let mut chunk = SessionChunk::new(row.session.clone(), row.read_marks.clone());
+    let mut chunk = SessionChunk::new(row);
     let mut before = after;
     while before < row.session.messages_count {
         let last = before.saturating_add(READ_WINDOW);

@@ -36,6 +36,12 @@ impl TreeStore for MongoStore {
         message: &MessageId,
         now: Timestamp,
     ) -> Result<Session> {
+        let source = transact!(self, TransactionMode::READ, |tx| {
+            rules::find_fork_source(tx, principal, session, message).await
+        })?;
+        if !source.is_short() {
+            return self.fork_in_steps(principal, source, now).await;
+        }
         transact!(self, TransactionMode::MULTI_DOCUMENT, |tx| {
             rules::fork_session(tx, principal, session, message, now).await
         })

@@ -8,8 +8,9 @@
 //!
 //! All times are compared by the clock of the database, never by those of instances.
 
+use super::content_keys::ContentKey;
 use super::documents::{ClaimDoc, to_bson_date, to_u32};
-use super::errors::{is_duplicate_key, timed_out};
+use super::errors::{MAX_DOCUMENT_BYTES, is_duplicate_key, timed_out};
 use super::{MongoStore, OPERATION_TIMEOUT};
 use crate::domain::{SessionId, Timestamp, TurnId};
 use crate::error::{Error, Result};
@@ -21,7 +22,7 @@ use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, DateTime, Document, doc};
 use mongodb::options::ReturnDocument;
 use serde::Deserialize;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
@@ -42,6 +43,8 @@ pub(super) struct LogBatchDoc {
     session_id: String,
     batch: i64,
     frames: Binary,
+    /// First revision of the session; absent in logs of version 0.1.0.
+    born: Option<i64>,
     pub(super) ended_at: Option<DateTime>,
     /// An empty batch inserted by a recovering instance to end the log.
     #[serde(default)]
@@ -67,6 +70,8 @@ struct ClaimedSessionDoc {
     #[serde(rename = "_id")]
     id: String,
     active_turn: ClaimDoc,
+    #[serde(default)]
+    born: i64,
 }
 
 impl LogBatchDoc {
@@ -79,12 +84,19 @@ impl LogBatchDoc {
     }
 }
 
-pub(super) fn to_batch_document(session: &SessionId, turn: &TurnId, batch: &LogBatch) -> Document {
+/// `born` is the first revision of the session.
+pub(super) fn to_batch_document(
+    session: &SessionId,
+    born: Option<i64>,
+    turn: &TurnId,
+    batch: &LogBatch,
+) -> Document {
     let frames = Binary { subtype: BinarySubtype::Generic, bytes: batch.frames.to_vec() };
     doc! {
         "turnId": turn.as_str(),
         "batch": i64::from(batch.number),
         "sessionId": session.as_str(),
+        "born": born,
         "frames": frames,
     }
 }
@@ -96,15 +108,19 @@ impl TurnLogStore for MongoStore {
             // A turn whose claim was taken away must not write. This check alone is a race with a
             // recovery that starts now; the unique index on the seal decides it.
             let claimed = self.find_claimed_turns(&entries).await?;
-            let (held, lost): (Vec<_>, Vec<_>) =
-                entries.into_iter().partition(|entry| claimed.contains(entry.turn_id.as_str()));
+            // Frames that fit into no document end their turn as well.
+            let (held, lost): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| {
+                claimed.contains_key(entry.turn_id.as_str())
+                    && entry.batch.frames.len() <= MAX_DOCUMENT_BYTES
+            });
             let mut lost: Vec<TurnId> = lost.into_iter().map(|entry| entry.turn_id).collect();
             if held.is_empty() {
                 return Ok(lost);
             }
-            let documents = held
-                .iter()
-                .map(|entry| to_batch_document(&entry.session_id, &entry.turn_id, &entry.batch));
+            let documents = held.iter().map(|TurnLogEntry { session_id, turn_id, batch }| {
+                let born = claimed.get(turn_id.as_str()).copied();
+                to_batch_document(session_id, born, turn_id, batch)
+            });
             let inserted = self.collections.turn_log.insert_many(documents).ordered(false).await;
             match inserted {
                 Ok(_) => {}
@@ -135,7 +151,16 @@ impl TurnLogStore for MongoStore {
         // Logs are deleted some time after they expire; until then they count as gone, as in every
         // store. The session is checked because a turn id alone must not give access to a reply.
         let is_past = ended.is_some_and(|ended| ended < to_bson_date(since));
-        if is_past || log.iter().any(|batch| batch.session_id != session.as_str()) {
+        if log.is_empty() || is_past {
+            return Ok(Vec::new());
+        }
+        let Some(ContentKey { born, .. }) = self.find_content_key(session).await? else {
+            return Ok(Vec::new());
+        };
+        let is_own = |batch: &LogBatchDoc| {
+            batch.session_id == session.as_str() && batch.born.is_none_or(|of_log| of_log == born)
+        };
+        if !log.iter().all(is_own) {
             return Ok(Vec::new());
         }
         Ok(log.into_iter().map(LogBatchDoc::into_frames).collect())
@@ -173,16 +198,14 @@ impl TurnLogStore for MongoStore {
             let mut orphans = Vec::new();
             // Claims of instances that are dead, and sealed claims of an interrupted recovery.
             let dead = self.find_dead_claims(alive, skipped).await?;
-            for ClaimedSessionDoc { id, active_turn: claim } in dead {
-                orphans.extend(self.seal_orphan(&id, &claim).await?);
+            for claimed in dead {
+                orphans.extend(self.seal_orphan(&claimed).await?);
             }
             // Claims of this instance without a running turn.
-            for ClaimedSessionDoc { id, active_turn: claim } in
-                self.find_own_claims(&lease_holder.boot).await?
-            {
-                let turn = claim.active_turn().turn_id;
+            for claimed in self.find_own_claims(&lease_holder.boot).await? {
+                let turn = claimed.active_turn.active_turn().turn_id;
                 if self.is_abandoned(&turn, running) && !skipped.contains(&turn) {
-                    orphans.extend(self.seal_orphan(&id, &claim).await?);
+                    orphans.extend(self.seal_orphan(&claimed).await?);
                 }
             }
             Ok(orphans)
@@ -214,10 +237,10 @@ impl MongoStore {
         Ok(self.collections.turn_log.delete_many(past).await?.deleted_count)
     }
 
-    /// Ids of the turns that still own the claim of their session.
-    async fn find_claimed_turns(&self, entries: &[TurnLogEntry]) -> Result<HashSet<String>> {
+    /// Ids of the turns that still own the claim of their session, with its first revision.
+    async fn find_claimed_turns(&self, entries: &[TurnLogEntry]) -> Result<HashMap<String, i64>> {
         let sessions: Vec<_> = entries.iter().map(|entry| entry.session_id.as_str()).collect();
-        let projection = doc! { "activeTurn.turnId": 1, "activeTurn.boot": 1 };
+        let projection = doc! { "activeTurn.turnId": 1, "activeTurn.boot": 1, "born": 1 };
         let found: Vec<Document> = self
             .collections
             .sessions
@@ -228,8 +251,9 @@ impl MongoStore {
             .await?;
         let claimed = found.iter().filter_map(|session| {
             let claim = session.get_document("activeTurn").ok()?;
+            let born = session.get_i64("born").unwrap_or_default();
             (claim.get_str("boot").ok()? != SEALED_BOOT)
-                .then_some(claim.get_str("turnId").ok()?.to_owned())
+                .then_some((claim.get_str("turnId").ok()?.to_owned(), born))
         });
         Ok(claimed.collect())
     }
@@ -247,21 +271,27 @@ impl MongoStore {
         }
         let sessions = self.collections.sessions.clone_with_type();
         let claims = sessions.find(dead).limit(ORPHAN_LIMIT);
-        Ok(claims.projection(doc! { "activeTurn": 1 }).await?.try_collect().await?)
+        Ok(claims.projection(doc! { "activeTurn": 1, "born": 1 }).await?.try_collect().await?)
     }
 
     async fn find_own_claims(&self, boot: &str) -> Result<Vec<ClaimedSessionDoc>> {
         let own = doc! { "activeTurn.boot": boot };
         let sessions = self.collections.sessions.clone_with_type();
-        Ok(sessions.find(own).projection(doc! { "activeTurn": 1 }).await?.try_collect().await?)
+        Ok(sessions
+            .find(own)
+            .projection(doc! { "activeTurn": 1, "born": 1 })
+            .await?
+            .try_collect()
+            .await?)
     }
 
     /// Takes a turn over for recovery; `None` if it has ended in the meantime.
-    async fn seal_orphan(&self, session: &str, claim: &ClaimDoc) -> Result<Option<OrphanedTurn>> {
-        let session_id = SessionId::new_unchecked(session);
+    async fn seal_orphan(&self, claimed: &ClaimedSessionDoc) -> Result<Option<OrphanedTurn>> {
+        let ClaimedSessionDoc { id, active_turn: claim, born } = claimed;
+        let session_id = SessionId::new_unchecked(id.as_str());
         let turn = claim.active_turn();
         let former_holder = claim.lease_holder();
-        let sealed = self.seal_turn(&session_id, &turn.turn_id, &former_holder).await?;
+        let sealed = self.seal_turn(&session_id, *born, &turn.turn_id, &former_holder).await?;
         Ok(sealed.map(|(log, next_batch)| {
             let lease_holder = LeaseHolder { boot: SEALED_BOOT.to_owned(), ..former_holder };
             OrphanedTurn { session_id, turn, lease_holder, log, next_batch }
@@ -345,6 +375,7 @@ impl MongoStore {
     async fn seal_turn(
         &self,
         session: &SessionId,
+        born: i64,
         turn: &TurnId,
         former_holder: &LeaseHolder,
     ) -> Result<Option<(Vec<Bytes>, u32)>> {
@@ -365,7 +396,7 @@ impl MongoStore {
             let next = log.last().map_or(0, LogBatchDoc::next_number);
             if !log.last().is_some_and(|last| last.is_seal) {
                 let batch = LogBatch { number: next, frames: Bytes::new() };
-                let mut seal = to_batch_document(session, turn, &batch);
+                let mut seal = to_batch_document(session, Some(born), turn, &batch);
                 seal.insert("isSeal", true);
                 match self.collections.turn_log.insert_one(seal).await {
                     Ok(_) => {}

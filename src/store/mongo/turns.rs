@@ -75,9 +75,11 @@ impl TurnTransaction for MongoTransaction {
         last: &LogBatch,
         now: Timestamp,
     ) -> Result<()> {
-        let mut batch = to_batch_document(&row.session.id, turn, last);
+        let born = self.loaded.as_ref().map(|session| session.created_revision);
+        let mut batch = to_batch_document(&row.session.id, born, turn, last);
         batch.insert("endedAt", to_bson_date(now));
         self.last_log_batch = Some(batch);
+        self.last_log_bytes = last.frames.len();
         Ok(())
     }
 }

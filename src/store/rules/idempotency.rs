@@ -122,9 +122,8 @@ async fn find_first_reply(
     parent: MessageLocation,
 ) -> Result<Option<Message>> {
     for at in tx.list_children(row, parent).await? {
-        let child = tx.read_message(row, at).await?;
-        if child.role == Role::Assistant {
-            return Ok(Some(child));
+        if tx.read_user_message(row, at).await?.role == Role::Assistant {
+            return tx.read_message(row, at).await.map(Some);
         }
     }
     Ok(None)

@@ -3,10 +3,11 @@
 use super::append::{append_message, apply_auto_title, resolve_parent, save_session};
 use super::posts::{ensure_idle, ensure_open};
 use super::sessions::id_conflict;
-use crate::domain::{Principal, SessionId, Timestamp};
+use crate::domain::session::ListPlacement;
+use crate::domain::{MessageId, Principal, SessionId, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::transaction::{LocatedMessage, SessionRow, StoreTransaction};
-use crate::store::{ImportOutcome, ImportSession, MessageParent};
+use crate::store::{ImportOutcome, ImportSession, ImportTarget, MessageParent, NewMessage};
 
 pub(in crate::store) async fn import_session(
     tx: &mut impl StoreTransaction,
@@ -17,7 +18,7 @@ pub(in crate::store) async fn import_session(
     let (mut row, existed) = find_or_create_session(tx, principal, import).await?;
     ensure_idle(&row)?;
     let count_before = row.session.messages_count;
-    tx.preload_message_ids(&row).await?;
+    tx.preload_messages(&row, mentioned_ids(&import.messages, &import.head_id)).await?;
     let last = import_messages(tx, &mut row, import, existed).await?;
     let added = row.session.messages_count - count_before;
     if added > 0 {
@@ -35,6 +36,24 @@ pub(in crate::store) async fn import_session(
         title: row.session.title,
         added_messages: u64::from(added),
     })
+}
+
+/// All ids that messages have or refer to, and the head's.
+pub(in crate::store) fn mentioned_ids(
+    messages: &[(NewMessage, MessageParent)],
+    head: &Option<MessageId>,
+) -> Vec<MessageId> {
+    let mut ids: Vec<_> = head.iter().cloned().collect();
+    for (message, parent) in messages {
+        ids.push(message.id.clone());
+        ids.extend(message.client_message_id.clone());
+        if let MessageParent::Message(parent) = parent {
+            ids.push(parent.clone());
+        }
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    ids
 }
 
 /// Appends the messages that the session lacks. Returns the last one of the file, or the head if
@@ -100,6 +119,56 @@ async fn set_imported_head(
     Ok(())
 }
 
+/// Finds the session that an import adds to, if the caller has it.
+pub(in crate::store) async fn find_import_session(
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
+    target: &ImportTarget,
+) -> Result<Option<SessionRow>> {
+    for id in [&target.id, &target.fallback_id] {
+        match tx.find_session(id).await? {
+            None => return Ok(None),
+            Some(row) if row.session.owner == principal.user => {
+                ensure_idle(&row)?;
+                return Ok(Some(row));
+            }
+            Some(_) => {}
+        }
+    }
+    Err(id_conflict())
+}
+
+/// The id of the session that an import creates.
+pub(in crate::store) async fn choose_new_id(
+    tx: &mut impl StoreTransaction,
+    target: &ImportTarget,
+) -> Result<SessionId> {
+    for id in [&target.id, &target.fallback_id] {
+        if tx.find_session(id).await?.is_none() {
+            return Ok(id.clone());
+        }
+    }
+    Err(id_conflict())
+}
+
+/// Requires that a session can take new messages.
+pub(in crate::store) fn ensure_importable(row: &SessionRow) -> Result<()> {
+    ensure_idle(row)?;
+    ensure_open(row)
+}
+
+/// Requires that the session that an import compared itself with is still there.
+pub(in crate::store) async fn ensure_unchanged(
+    tx: &mut impl StoreTransaction,
+    existing: Option<&(SessionId, Timestamp)>,
+) -> Result<()> {
+    let Some((id, created_at)) = existing else { return Ok(()) };
+    match tx.find_session(id).await? {
+        Some(row) if row.session.created_at == *created_at => Ok(()),
+        _ => Err(changed_meanwhile()),
+    }
+}
+
 /// Finds or creates the session to add to, and says whether it existed. An id that belongs to
 /// another user is replaced by the fallback id, which is the same on every import.
 async fn find_or_create_session(
@@ -127,7 +196,7 @@ fn unknown_reference(field: String, reference: &MessageParent, error: Error) -> 
     }
 }
 
-async fn create_imported_session(
+pub(super) async fn create_imported_session(
     tx: &mut impl StoreTransaction,
     principal: &Principal,
     id: &SessionId,
@@ -137,12 +206,38 @@ async fn create_imported_session(
     tx.set_imported_fields(&row, import).await?;
     // Keeps `row` equal to the stored session.
     row.session.status = import.status.clone();
-    row.session.archived = import.archived;
-    row.session.pinned = import.pinned;
     row.session.last_seen = import.last_seen;
+    place_imported(tx, &mut row, import).await?;
     if !import.read_marks.is_empty() {
         row.read_marks.clone_from(&import.read_marks);
         tx.save_read_marks(&row).await?;
     }
     Ok(row)
+}
+
+/// The session was used while its import was being written.
+pub(in crate::store) fn changed_meanwhile() -> Error {
+    Error::new(ErrorKind::SessionBusy, "the session changed during the import; repeat it")
+}
+
+/// Takes over where the owner and the participants have placed the session in their lists.
+async fn place_imported(
+    tx: &mut impl StoreTransaction,
+    row: &mut SessionRow,
+    import: &ImportSession,
+) -> Result<()> {
+    let owner = row.session.owner.clone();
+    for (user, placement) in &import.placements {
+        if *user != owner && row.session.participants.contains(user) {
+            row.set_placement(user, *placement);
+        }
+    }
+    let own = ListPlacement { archived: import.archived, pinned: import.pinned };
+    row.set_placement(&owner, own);
+    row.session.archived = own.archived;
+    row.session.pinned = own.pinned;
+    if !row.placements.is_empty() {
+        tx.save_members(row).await?;
+    }
+    Ok(())
 }

@@ -11,11 +11,14 @@
 
 mod append;
 mod claim;
+mod drafts;
 mod history;
 mod idempotency;
 mod idempotency_keys;
 mod import;
+mod invitations;
 mod ledger;
+mod members;
 mod message_pages;
 mod posts;
 mod projects;
@@ -25,12 +28,18 @@ mod sessions;
 mod tree;
 mod turns;
 
+pub(super) use drafts::{SessionDraft, append_to_draft, publish_fork, publish_import};
 pub(super) use history::{
     FINISH_REASON_WITH_PARTS, HistoryBudget, HistoryDecision, ROLES_WITH_PARTS, needs_parts,
 };
 pub(super) use idempotency_keys::oldest_valid_request;
-pub(super) use import::import_session;
+pub(super) use import::{
+    changed_meanwhile, choose_new_id, ensure_importable, ensure_unchanged, find_import_session,
+    import_session, mentioned_ids,
+};
+pub(super) use invitations::{accept_invitation, leave_session};
 pub(crate) use ledger::quota_exceeded;
+pub(super) use members::initial_members;
 pub(super) use message_pages::{MessagePageBuilder, anchor_off_path};
 pub(super) use posts::post_message;
 pub(super) use projects::{
@@ -41,7 +50,10 @@ pub(super) use queue::{begin_queued_turn, cancel_queued_turns, remove_queued_tur
 pub(super) use session_list::{SessionVisibility, build_session_page};
 pub(super) use sessions::{
     activity_time, create_session, delete_if_inactive, delete_session, fold_title, get_session,
-    participants_with_owner, set_generated_title, update_session,
+    set_generated_title, update_session,
 };
-pub(super) use tree::{fork_session, list_nodes, mark_seen, pop_head, set_head};
+pub(super) use tree::{
+    ForkSource, find_fork_source, find_leaf, find_same_session, fork_session, list_nodes,
+    mark_seen, move_head, pop_head, set_head,
+};
 pub(super) use turns::{begin_turn, finish_turn};

@@ -7,7 +7,7 @@ use crate::domain::principal::AccessLevel;
 use crate::domain::{Message, Principal, Role, Session};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::PostMessage;
-use crate::store::transaction::{MessageLocation, SessionRow, StoreTransaction};
+use crate::store::transaction::{SessionRow, StoreTransaction};
 
 pub(in crate::store) async fn post_message(
     tx: &mut impl StoreTransaction,
@@ -19,8 +19,7 @@ pub(in crate::store) async fn post_message(
     ensure_role_allowed(&row, principal, message.role)?;
     // Before the checks of the status: a retry gets its first result even if the session has been
     // closed or has become busy meanwhile.
-    if let Some(at) = find_duplicate_post(tx, principal, &row, post).await? {
-        let message = tx.read_message(&row, at).await?;
+    if let Some(message) = find_duplicate_post(tx, principal, &row, post).await? {
         return Ok((message, row.into_session_with_nodes()));
     }
     ensure_open(&row)?;
@@ -37,25 +36,34 @@ pub(in crate::store) async fn post_message(
     Ok((message, row.into_session_with_nodes()))
 }
 
-/// Finds the message that an earlier attempt of this request has stored.
+/// Finds the message that an earlier attempt of this request has stored. Errors:
+/// `idempotency_key_reused` for the id of another sender's message.
 async fn find_duplicate_post(
     tx: &mut impl StoreTransaction,
     principal: &Principal,
     row: &SessionRow,
     post: &PostMessage,
-) -> Result<Option<MessageLocation>> {
+) -> Result<Option<Message>> {
     if let Some(key) = &post.idempotency_key
         && let Some(prior) =
             idempotency_keys::find_prior_request(tx, principal, key, post.now).await?
         // A key is not bound to a session: in another one it belongs to another request.
         && prior.session_id == row.session.id
     {
-        return Ok(tx.find_message(row, &prior.message_id).await?.map(|located| located.location));
+        return match tx.find_message(row, &prior.message_id).await? {
+            Some(located) => tx.read_message(row, located.location).await.map(Some),
+            None => Ok(None),
+        };
     }
-    match &post.message.client_message_id {
-        Some(id) => Ok(tx.find_message(row, id).await?.map(|located| located.location)),
-        None => Ok(None),
+    let Some(id) = &post.message.client_message_id else { return Ok(None) };
+    let Some(located) = tx.find_message(row, id).await? else { return Ok(None) };
+    let stored = tx.read_message(row, located.location).await?;
+    // A participant may have chosen the same id, or one that another client was going to use.
+    // With the stored message as the result, the new one would be lost unnoticed.
+    if stored.sender_id != post.message.sender_id {
+        return Err(idempotency_keys::key_reused("clientMessageId"));
     }
+    Ok(Some(stored))
 }
 
 /// Only the owner may post in roles other than user. Errors: `forbidden`.

@@ -2,14 +2,16 @@
 
 use super::claim::{TurnClaim, claim_for_regeneration, store_message_and_claim};
 use super::posts::ensure_open;
+use crate::domain::key::KeyId;
+use crate::domain::principal::{AccessDecision, AccessLevel};
 use crate::domain::quota::UsagePayer;
-use crate::domain::{SessionId, Timestamp, TurnId};
+use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::queued_turn::QueuedTurn;
 use crate::store::transaction::{SessionRow, StoreTransaction};
 use crate::store::{
-    BeginOutcome, CancelledTurns, FinishOutcome, LeaseHolder, MAX_QUEUED, OnBusy, StartedTurn,
-    TurnInput, TurnSpec,
+    BeginOutcome, CancelledTurns, FinishOutcome, LeaseHolder, MAX_QUEUED, OnBusy, SkippedTurn,
+    StartedTurn, TurnInput, TurnSpec,
 };
 
 /// Adds a turn at the end or at the front of the queue. Errors: `queue_full`.
@@ -87,13 +89,12 @@ pub(super) async fn begin_next_queued(
     row: SessionRow,
     lease_holder: &LeaseHolder,
     now: Timestamp,
-    skipped: &mut Vec<TurnId>,
+    skipped: &mut Vec<SkippedTurn>,
 ) -> Result<Option<Box<StartedTurn>>> {
     let session = row.session.id.clone();
     let queued = tx.queued_turns(&row).await?;
     let mut loaded = Some(row);
     for QueuedTurn { principal, turn, key_id: key } in queued {
-        let payer = UsagePayer { user: principal.user, key };
         let row = match loaded.take() {
             Some(row) => row,
             // A skipped turn may have changed the session, for example stored its message.
@@ -103,6 +104,14 @@ pub(super) async fn begin_next_queued(
         // Removed in the transaction that claims the session: after a crash the turn is either
         // still queued or running, never lost.
         tx.dequeue(&row, &turn_id).await?;
+        // Access may have gone since the turn was queued.
+        if !may_begin_queued(tx, &row, &principal, key.as_ref(), now).await? {
+            tracing::info!(turn.id = %turn_id, "queued turn removed: its sender has lost access");
+            skipped.push(SkippedTurn { turn_id, has_lost_access: true });
+            loaded = Some(row);
+            continue;
+        }
+        let payer = UsagePayer { user: principal.user, key };
         match try_begin_queued(tx, row, turn, payer, lease_holder, now).await {
             Ok(BeginOutcome::Running(started)) => return Ok(Some(started)),
             // The message is stored for a human agent; there is no turn to run.
@@ -113,9 +122,28 @@ pub(super) async fn begin_next_queued(
                 tracing::warn!(turn.id = %turn_id, error = %error, "queued turn could not begin; skipping it");
             }
         }
-        skipped.push(turn_id);
+        skipped.push(SkippedTurn { turn_id, has_lost_access: false });
     }
     Ok(None)
+}
+
+/// Whether a request that the sender made now, with the same key, would be let in.
+async fn may_begin_queued(
+    tx: &mut impl StoreTransaction,
+    row: &SessionRow,
+    sender: &Principal,
+    key: Option<&KeyId>,
+    now: Timestamp,
+) -> Result<bool> {
+    let Session { owner, participants, .. } = &row.session;
+    let access = sender.authorize(AccessLevel::Participant, owner, participants);
+    if access != AccessDecision::Allowed {
+        return Ok(false);
+    }
+    match key {
+        Some(key) => tx.is_key_valid(key, now).await,
+        None => Ok(true),
+    }
 }
 
 async fn try_begin_queued(

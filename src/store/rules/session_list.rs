@@ -6,17 +6,30 @@ use crate::domain::page::{
 };
 use crate::domain::{Session, UserId};
 use crate::store::SessionPage;
+use crate::store::transaction::SessionRow;
 
 /// The sessions that a list may contain.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::store) enum SessionVisibility<'a> {
     /// Those that the user owns, or participates in as a guest.
     Participant(&'a UserId),
+    /// Those that the user is invited to.
+    Invited(&'a UserId),
     Owner(&'a UserId),
     Any,
 }
 
 impl<'a> SessionVisibility<'a> {
+    /// The session as the reader of the list sees it.
+    pub(in crate::store) fn present(self, row: SessionRow) -> Session {
+        match self {
+            Self::Participant(user) => row.for_viewer(user).session,
+            Self::Invited(_) => row.session.redact_for_invitee(),
+            // The owner's own values.
+            Self::Owner(_) | Self::Any => row.session,
+        }
+    }
+
     /// The sessions of a user. A guest is a user who participates in some other user's session.
     /// Most users are not guests, and their list is that of an owner, which databases read from a
     /// plain index.

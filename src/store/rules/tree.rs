@@ -16,6 +16,10 @@ use std::collections::HashSet;
 
 /// A page of nodes ends once their texts have this many bytes.
 const MAX_PAGE_BYTES: usize = 8 << 20;
+/// A path with at most this many messages in the session up to its end …
+const MAX_SHORT_FORK_MESSAGES: u32 = 200;
+/// … and at most this many nodes is copied in one transaction.
+const MAX_SHORT_FORK_NODES: usize = 2;
 
 /// Makes the newest leaf below a message the head.
 pub(in crate::store) async fn set_head(
@@ -25,17 +29,56 @@ pub(in crate::store) async fn set_head(
     message: &MessageId,
     now: Timestamp,
 ) -> Result<Session> {
-    let mut row = get_session(tx, principal, id, AccessLevel::Participant).await?;
+    let found = find_leaf(tx, principal, id, message).await?;
+    // Nothing can change within the transaction.
+    move_head(tx, principal, id, found, now).await?.ok_or_else(Error::message_not_found)
+}
+
+/// The newest leaf below a message, in a state of its session.
+#[derive(Clone, Copy)]
+pub(in crate::store) struct FoundLeaf {
+    leaf: MessageLocation,
+    messages_count: u32,
+    created_at: Timestamp,
+}
+
+/// Finds the leaf that [`set_head`] makes the head. Reads the headers of all nodes.
+pub(in crate::store) async fn find_leaf(
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
+    id: &SessionId,
+    message: &MessageId,
+) -> Result<FoundLeaf> {
+    let row = get_session(tx, principal, id, AccessLevel::Participant).await?;
     let located = tx.find_message(&row, message).await?.ok_or_else(Error::message_not_found)?;
     ensure_idle(&row)?;
     let leaf = find_newest_leaf(&tx.list_nodes(&row).await?, located.location);
+    let Session { messages_count, created_at, .. } = row.session;
+    Ok(FoundLeaf { leaf, messages_count, created_at })
+}
+
+/// Makes a leaf the head; `None` if messages were added since it was found.
+pub(in crate::store) async fn move_head(
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
+    id: &SessionId,
+    found: FoundLeaf,
+    now: Timestamp,
+) -> Result<Option<Session>> {
+    let mut row = get_session(tx, principal, id, AccessLevel::Participant).await?;
+    let state = (row.session.messages_count, row.session.created_at);
+    if state != (found.messages_count, found.created_at) {
+        return Ok(None);
+    }
+    ensure_idle(&row)?;
+    let leaf = found.leaf;
     // Selecting the active branch changes nothing, not even the time of the last update.
     if row.head != Some(leaf) {
         row.session.head_id = Some(tx.read_user_message(&row, leaf).await?.id);
         row.head = Some(leaf);
         save_session(tx, &mut row, now).await?;
     }
-    Ok(row.into_session_with_nodes())
+    Ok(Some(row.into_session_with_nodes()))
 }
 
 /// Moves the head back to its parent if `head` is the head and not a root.
@@ -49,7 +92,7 @@ pub(in crate::store) async fn pop_head(
     let mut row = get_session(tx, principal, id, AccessLevel::Participant).await?;
     let located = tx.find_message(&row, head).await?.ok_or_else(Error::message_not_found)?;
     ensure_idle(&row)?;
-    let parent = match tx.read_message(&row, located.location).await?.parent_id {
+    let parent = match tx.read_user_message(&row, located.location).await?.parent_id {
         Some(parent) if row.head == Some(located.location) => {
             tx.find_message(&row, &parent).await?
         }
@@ -86,7 +129,47 @@ fn find_newest_leaf(nodes: &[NodeHeader], root: MessageLocation) -> MessageLocat
     newest
 }
 
-/// Copies the path that ends with a message into a new session owned by the caller.
+/// A path that is to be copied, and the fields of the copy.
+pub(in crate::store) struct ForkSource {
+    pub(in crate::store) row: SessionRow,
+    pub(in crate::store) fields: NewSession,
+    /// The last message of each node's part of the path, oldest first.
+    pub(in crate::store) path: Vec<MessageLocation>,
+}
+
+impl ForkSource {
+    /// Whether the path is so short that one transaction copies it.
+    pub(in crate::store) fn is_short(&self) -> bool {
+        let last_seq = self.path.last().map_or(0, |last| last.seq);
+        self.path.len() <= MAX_SHORT_FORK_NODES && last_seq <= MAX_SHORT_FORK_MESSAGES
+    }
+}
+
+pub(in crate::store) async fn find_fork_source(
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
+    id: &SessionId,
+    message: &MessageId,
+) -> Result<ForkSource> {
+    let row = get_session(tx, principal, id, AccessLevel::Participant).await?;
+    let last = tx.find_message(&row, message).await?.ok_or_else(Error::message_not_found)?;
+    let path = build_node_path(&tx.list_nodes(&row).await?, last.location);
+    Ok(ForkSource { fields: copy_session_fields(&row.session, principal), row, path })
+}
+
+/// Requires that a session is still there and still the same one. Errors: `session_not_found`.
+pub(in crate::store) async fn find_same_session(
+    tx: &mut impl StoreTransaction,
+    row: &SessionRow,
+) -> Result<()> {
+    match tx.find_session(&row.session.id).await? {
+        Some(found) if found.session.created_at == row.session.created_at => Ok(()),
+        _ => Err(Error::session_not_found()),
+    }
+}
+
+/// Copies the path that ends with a message into a new session owned by the caller, in one
+/// transaction.
 pub(in crate::store) async fn fork_session(
     tx: &mut impl StoreTransaction,
     principal: &Principal,
@@ -94,11 +177,9 @@ pub(in crate::store) async fn fork_session(
     message: &MessageId,
     now: Timestamp,
 ) -> Result<Session> {
-    let source = get_session(tx, principal, id, AccessLevel::Participant).await?;
-    let last = tx.find_message(&source, message).await?.ok_or_else(Error::message_not_found)?;
-    let path = build_node_path(&tx.list_nodes(&source).await?, last.location);
-    let new = copy_session_fields(&source.session, principal);
-    let mut row = tx.insert_session(&principal.user, &SessionId::generate(), &new, now).await?;
+    let ForkSource { row: source, fields, path } =
+        find_fork_source(tx, principal, id, message).await?;
+    let mut row = tx.insert_session(&principal.user, &SessionId::generate(), &fields, now).await?;
     let mut parent: Option<LocatedMessage> = None;
     for up_to in path {
         for (_, message) in tx.node_messages(&source, up_to).await? {
@@ -130,6 +211,7 @@ fn copy_session_fields(source: &Session, principal: &Principal) -> NewSession {
         title: SessionTitle { text: source.title.clone(), source: source.title_source },
         project_id: source.project_id.clone().filter(|_| source.owner == principal.user),
         participants: Vec::new(),
+        invited: Vec::new(),
         meta: source.meta.clone(),
         user_meta: source.user_meta.clone(),
         theme: source.theme.clone(),

@@ -34,6 +34,15 @@ impl AdminStore for SqliteStore {
         .await
     }
 
+    async fn count_sessions(&self) -> Result<u64> {
+        self.run_read(|db| {
+            let sql = "SELECT count(*) FROM sessions";
+            let count: i64 = db.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+            Ok(count.unsigned_abs())
+        })
+        .await
+    }
+
     async fn list_inactive_sessions(&self, since: Timestamp, limit: u32) -> Result<Vec<SessionId>> {
         self.run_read(move |db| {
             let sql = "SELECT id FROM sessions WHERE activity_at < ?1 LIMIT ?2";

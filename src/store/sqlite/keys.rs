@@ -9,6 +9,7 @@ use crate::store::keys::key_exists;
 use crate::store::{KeyStore, StoredKey, StoredTicket};
 use async_trait::async_trait;
 use rusqlite::{OptionalExtension, Row, params};
+use std::collections::HashSet;
 
 /// Columns in the order in which [`decode_key`] reads them.
 const SELECT_KEY: &str = "SELECT id, digest, name, user_id, scope, created_at, expires_at, last_used_at \
@@ -41,10 +42,24 @@ impl KeyStore for SqliteStore {
 
     async fn find_key(&self, id: &KeyId) -> Result<Option<StoredKey>> {
         let id = id.clone();
-        self.run_read(move |db| {
+        self.run_urgent_read(move |db| {
             let mut statement = db.prepare_cached(&format!("{SELECT_KEY} WHERE id = ?1"))?;
             let mut rows = statement.query([id.as_str()])?;
             rows.next()?.map(decode_key).transpose()
+        })
+        .await
+    }
+
+    async fn find_existing_keys(&self, ids: Vec<KeyId>) -> Result<HashSet<KeyId>> {
+        self.run_read(move |db| {
+            let mut statement = db.prepare_cached("SELECT 1 FROM keys WHERE id = ?1")?;
+            let mut existing = HashSet::new();
+            for id in ids {
+                if statement.exists([id.as_str()])? {
+                    existing.insert(id);
+                }
+            }
+            Ok(existing)
         })
         .await
     }
@@ -88,9 +103,10 @@ impl KeyStore for SqliteStore {
 
     async fn add_ticket(&self, ticket: StoredTicket, now: Timestamp) -> Result<()> {
         self.run_write(move |db| {
-            // Tickets live for a minute; each new one clears away the expired ones.
-            db.prepare_cached("DELETE FROM tickets WHERE expires_at <= ?1")?
-                .execute([now.as_millis()])?;
+            // Tickets live for a minute; each new one clears away some expired ones.
+            let sql = "DELETE FROM tickets WHERE digest IN \
+                       (SELECT digest FROM tickets WHERE expires_at <= ?1 LIMIT 64)";
+            db.prepare_cached(sql)?.execute([now.as_millis()])?;
             let StoredTicket { digest, owner, expires_at } = ticket;
             db.prepare_cached("INSERT INTO tickets VALUES (?1, ?2, ?3)")?.execute(params![
                 digest,

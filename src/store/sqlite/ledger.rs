@@ -3,6 +3,9 @@
 
 use super::SqliteStore;
 use super::transaction::SqliteTransaction;
+use super::writer::StepBudget;
+use crate::domain::quota::MAX_CALL_COST;
+use crate::domain::usage::MAX_TOKEN_COUNT;
 use crate::domain::{Timestamp, TurnId, UserId};
 use crate::error::Result;
 use crate::store::ledger::LedgerColumns;
@@ -10,6 +13,9 @@ use crate::store::transaction::UsageTransaction;
 use crate::store::{GroupBy, LedgerEntry, LedgerStore, UsageGroup, UsageQuery, UsageTotal};
 use async_trait::async_trait;
 use rusqlite::{Connection, Row, params};
+
+/// Totals stop growing here, so that adding to one never overflows.
+const MAX_TOTAL: i64 = i64::MAX / 2;
 
 #[async_trait]
 impl LedgerStore for SqliteStore {
@@ -27,15 +33,22 @@ impl LedgerStore for SqliteStore {
     }
 
     async fn delete_usage(&self, user: &UserId, now_on: &TurnId) -> Result<u64> {
-        let user = user.clone();
-        let now_on = now_on.clone();
+        let mark = [user.to_string(), now_on.to_string()];
         self.run_write(move |db| {
             let sql = "INSERT OR REPLACE INTO forgotten VALUES (?1, ?2)";
-            db.prepare_cached(sql)?.execute([user.as_str(), now_on.as_str()])?;
-            let sql = "DELETE FROM usage WHERE user_id = ?1";
-            Ok(db.prepare_cached(sql)?.execute([user.as_str()])? as u64)
+            db.prepare_cached(sql)?.execute(mark)?;
+            Ok(())
         })
-        .await
+        .await?;
+        let mut deleted = 0;
+        loop {
+            let user = user.clone();
+            let some = self.run_step(move |db| delete_some_usage(db, &user)).await?;
+            deleted += some;
+            if some == 0 {
+                return Ok(deleted);
+            }
+        }
     }
 
     async fn list_ledger_entries(
@@ -71,6 +84,22 @@ impl UsageTransaction for SqliteTransaction<'_> {
     }
 }
 
+/// Deletes entries of a user, as many as one step may.
+fn delete_some_usage(db: &Connection, user: &UserId) -> Result<u64> {
+    let sql = "DELETE FROM usage WHERE turn_id IN \
+               (SELECT turn_id FROM usage WHERE user_id = ?1 LIMIT 64)";
+    let mut statement = db.prepare_cached(sql)?;
+    let mut budget = StepBudget::new();
+    let mut deleted = 0;
+    loop {
+        let some = statement.execute([user.as_str()])?;
+        deleted += some as u64;
+        if some == 0 || !budget.spend(some) {
+            return Ok(deleted);
+        }
+    }
+}
+
 /// Records the usage of a turn or background call, at most once.
 fn record_usage(db: &Connection, entry: &LedgerEntry) -> Result<()> {
     let sql = "INSERT OR IGNORE INTO usage VALUES \
@@ -99,15 +128,16 @@ fn record_usage(db: &Connection, entry: &LedgerEntry) -> Result<()> {
         return Ok(());
     }
     let sql = "INSERT INTO spent VALUES (?1, ?2, ?3, ?4) ON CONFLICT (purse, day) \
-               DO UPDATE SET tokens = tokens + excluded.tokens, cost = cost + excluded.cost";
+               DO UPDATE SET tokens = min(tokens + excluded.tokens, ?5), \
+               cost = min(cost + excluded.cost, ?5)";
     let mut statement = db.prepare_cached(sql)?;
     for quota_key in entry.quota_keys() {
-        let cost = entry.cost.unwrap_or_default();
         statement.execute(params![
             quota_key,
             entry.ended_at.day_number(),
             entry.total_tokens(),
-            cost
+            entry.total_cost(),
+            MAX_TOTAL,
         ])?;
     }
     // If the user has deleted their usage since this turn began, its tokens count toward quotas,
@@ -120,7 +150,8 @@ fn record_usage(db: &Connection, entry: &LedgerEntry) -> Result<()> {
 }
 
 fn usage_total(db: &Connection, quota_key: &str, since_day: i64) -> Result<UsageTotal> {
-    let sql = "SELECT coalesce(sum(tokens), 0), coalesce(sum(cost), 0) FROM spent \
+    // `total` never overflows, and the cast saturates.
+    let sql = "SELECT CAST(total(tokens) AS INTEGER), CAST(total(cost) AS INTEGER) FROM spent \
                WHERE purse = ?1 AND day >= ?2";
     let sum = db.prepare_cached(sql)?.query_row(params![quota_key, since_day], |row| {
         Ok(UsageTotal { tokens: row.get(0)?, cost: row.get(1)? })
@@ -140,14 +171,21 @@ fn query_usage(db: &Connection, query: &UsageQuery) -> Result<Vec<UsageGroup>> {
     // Days in the order of time, other groups by their tokens.
     let order = match query.group_by {
         GroupBy::Day => "key",
-        _ => "sum(prompt_tokens + completion_tokens) DESC, key",
+        _ => "prompt + completion DESC, key",
     };
     // Both variants use ?4, so that the list of parameters is the same.
     let user_condition = if query.user.is_some() { "user_id = ?4 AND" } else { "?4 IS NULL AND" };
+    let count = |column| plausible_or_zero(column, MAX_TOKEN_COUNT);
+    let prompt = count("prompt_tokens");
+    let cached = count("cached_tokens");
+    let completion = count("completion_tokens");
+    let reasoning = count("reasoning_tokens");
+    let cost = plausible_or_zero("cost", MAX_CALL_COST as u64);
     let sql = format!(
         "SELECT {key} AS key, sum(kind = 'reply'), sum(kind = 'reply' AND estimated), \
-         sum(kind <> 'reply'), sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens), \
-         sum(reasoning_tokens), sum(cost) FROM usage \
+         sum(kind <> 'reply'), sum({prompt}) AS prompt, sum({cached}), \
+         sum({completion}) AS completion, sum({reasoning}), \
+         CASE WHEN count(cost) > 0 THEN CAST(total({cost}) AS INTEGER) END FROM usage \
          WHERE {user_condition} at >= ?1 AND at < ?2 GROUP BY 1 ORDER BY {order} LIMIT ?3"
     );
     let from = query.from.as_millis();
@@ -169,6 +207,12 @@ fn query_usage(db: &Connection, query: &UsageQuery) -> Result<Vec<UsageGroup>> {
         })
     })?;
     Ok(lines.collect::<Result<_, _>>()?)
+}
+
+/// The SQL of a count in `usage`, or zero in place of an absurd one that an earlier version has
+/// recorded. Sums of it cannot overflow.
+pub(super) fn plausible_or_zero(column: &str, max: u64) -> String {
+    format!("CASE WHEN {column} BETWEEN 0 AND {max} THEN {column} ELSE 0 END")
 }
 
 fn decode_entry(row: &Row<'_>) -> Result<LedgerEntry> {

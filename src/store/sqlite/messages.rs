@@ -3,7 +3,7 @@
 use super::SqliteStore;
 use super::paths::{
     add_siblings, find_message, find_message_by_id, find_newest_message, list_children,
-    walk_backward, walk_forward,
+    list_siblings, walk_backward, walk_forward,
 };
 use super::rows::{SELECT_MESSAGE, SEQ_MASK, decode_message, decode_word, message_key};
 use super::session_rows::{KeyedSession, find_session_key};
@@ -56,6 +56,30 @@ impl MessageStore for SqliteStore {
         .await
     }
 
+    async fn list_siblings(
+        &self,
+        principal: &Principal,
+        session: &SessionId,
+        id: &MessageId,
+    ) -> Result<Vec<MessageId>> {
+        let principal = principal.clone();
+        let session = session.clone();
+        let id = id.clone();
+        self.run_read(move |db| {
+            let KeyedSession { key, .. } =
+                get_session(db, &principal, &session, AccessLevel::Participant)?;
+            let located = find_message(db, key, &id)?.ok_or_else(Error::message_not_found)?;
+            let sql = "SELECT parent_id FROM messages WHERE key = ?1";
+            let parent: Option<String> = db
+                .prepare_cached(sql)?
+                .query_row([message_key(key, located.location.seq)], |row| row.get(0))?;
+            let parent = parent.map(MessageId::new_unchecked);
+            let siblings = list_siblings(db, key, parent.as_ref())?;
+            Ok(siblings.into_iter().map(|sibling| sibling.id).collect())
+        })
+        .await
+    }
+
     async fn list_messages(
         &self,
         principal: &Principal,
@@ -70,7 +94,9 @@ impl MessageStore for SqliteStore {
                 MessageView::Path => read_path_page(db, &session, &query)?,
                 MessageView::All => read_all_page(db, &session, &query)?,
             };
-            add_siblings(db, session.key, &mut page.messages)?;
+            if query.with_siblings {
+                add_siblings(db, session.key, &mut page.messages)?;
+            }
             Ok(page)
         })
         .await

@@ -2,7 +2,8 @@
 //!
 //! Not migrated: data that can be derived again (`participants`, `summaries`, `embeddings`,
 //! `spent`, the indexes of titles and messages), heartbeats (`instances`), tickets, which are valid
-//! for a minute, the markers of deleted usage (`forgotten`), and the logs of ended turns, which are
+//! for a minute, the markers of deleted usage (`forgotten`), unfinished and deleted sessions
+//! (`drafts`), and the logs of ended turns, which are
 //! kept for a minute.
 
 use super::SqliteStore;
@@ -69,9 +70,12 @@ impl MigrationSource for SqliteStore {
                 let sql = format!("SELECT count(*) FROM {table}");
                 db.query_row(&sql, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
             };
-            let sessions = count("sessions")?;
-            let messages = count("messages")?;
-            let nodes = count("nodes")?;
+            // The tables of messages and nodes also hold those of drafts.
+            let sql = "SELECT count(*), coalesce(sum(messages), 0), coalesce(sum(nodes), 0) FROM sessions";
+            let (sessions, messages, nodes) = db.query_row(sql, [], |row| {
+                let count = |column| row.get::<_, i64>(column).map(i64::unsigned_abs);
+                Ok((count(0)?, count(1)?, count(2)?))
+            })?;
             let projects = count("projects")?;
             let keys = count("keys")?;
             Ok(StoreTotals { keys, usage: count("usage")?, projects, sessions, messages, nodes })
@@ -213,6 +217,7 @@ mod tests {
 
     /// Every table and column. An addition here says that its migration has been considered.
     const KNOWN_COLUMNS: &[(&str, &str)] = &[
+        ("drafts", "key touched_at"),
         ("embeddings", "key model vectors"),
         ("forgotten", "user_id now_on"),
         ("idempotency_keys", "user_id route key fingerprint session message_id turn_id created_at"),
@@ -222,13 +227,14 @@ mod tests {
         (
             "messages",
             "key session node id parent_id role sender_id type content parts status model \
-             finish_reason client_message_id error usage tokens created_at path_tokens",
+             finish_reason client_message_id error usage tokens created_at path_tokens \
+             imported",
         ),
         (
             "nodes",
             "session number prev_node prev_seq first_seq first_id last_seq messages bytes created_at",
         ),
-        ("participants", "user_id session"),
+        ("participants", "user_id session invited archived pinned"),
         ("project_files", "key project path language size tokens updated_at content"),
         (
             "projects",
@@ -242,7 +248,7 @@ mod tests {
             "key id owner participants project_id title title_words title_source status archived \
              pinned meta user_meta theme settings read_marks version messages kept nodes head_id \
              head_seq head_node last_message last_message_at activity_at last_seen created_at \
-             updated_at words_version",
+             updated_at words_version invited placements",
         ),
         ("spent", "purse day tokens cost"),
         (

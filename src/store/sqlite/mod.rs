@@ -4,11 +4,13 @@
 //! rusqlite is used in this folder only.
 
 mod admin;
+mod drafts;
 mod embeddings;
 mod filter;
 mod idempotency;
 mod keys;
 mod ledger;
+mod ledger_repair;
 mod messages;
 mod migration;
 mod nodes;
@@ -21,6 +23,7 @@ mod rows;
 mod schema;
 mod search;
 mod session_list;
+mod session_remains;
 mod session_rows;
 mod sessions;
 mod summaries;
@@ -34,6 +37,7 @@ mod writer;
 use super::Store;
 use crate::domain::TurnId;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fair_pool::JobPriority;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use reader_pool::ReaderPool;
@@ -44,13 +48,14 @@ use std::fs::{DirBuilder, File, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, available_parallelism};
 use std::time::Duration;
 use tokio::time::Instant;
 use writer::{WritePriority, WriterHandle};
 
-/// Read-only connections in the pool.
-const READER_CONNECTIONS: usize = 4;
+/// Read-only connections that users share. They mostly wait for the disk, so there are some even on
+/// one core.
+const MIN_SHARED_READERS: usize = 4;
 /// How long a statement waits for a lock that another process holds on the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Prepared statements cached by each connection.
@@ -95,6 +100,7 @@ impl SqliteStore {
         // Write-ahead mode is stored in the file; the other pragmas apply to the connection.
         connection.pragma_update(None, "journal_mode", "WAL")?;
         let upgrade = schema::migrate_schema(&mut connection, path)?;
+        ledger_repair::repair_totals(&mut connection)?;
         connection.pragma_update(
             None,
             "synchronous",
@@ -106,16 +112,19 @@ impl SqliteStore {
         // just become free.
         connection.pragma_update(None, "secure_delete", true)?;
         let read_flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let readers = (0..READER_CONNECTIONS)
+        let cores = available_parallelism().map_or(1, usize::from);
+        // One more for key look-ups.
+        let readers = (0..=cores.max(MIN_SHARED_READERS))
             .map(|_| open_connection(path, read_flags))
             .collect::<Result<_>>()?;
+        session_remains::abandon_drafts(&connection)?;
         let (writer, thread) = WriterHandle::start(connection)?;
         Ok(Self {
             path: path.to_owned(),
             upgrade_note: upgrade,
             writer: Mutex::new(Some(Arc::new(writer))),
             writer_thread: Mutex::new(Some(thread)),
-            reader_pool: ReaderPool::new(readers),
+            reader_pool: ReaderPool::start(readers)?,
             file_lock: Mutex::new(Some(lock)),
             suspected_orphans: Mutex::default(),
         })
@@ -139,7 +148,7 @@ impl SqliteStore {
             upgrade_note: None,
             writer: Mutex::new(None),
             writer_thread: Mutex::new(None),
-            reader_pool: ReaderPool::new(vec![reader]),
+            reader_pool: ReaderPool::start(vec![reader])?,
             file_lock: Mutex::new(None),
             suspected_orphans: Mutex::default(),
         })
@@ -175,7 +184,16 @@ impl SqliteStore {
         T: Send + 'static,
         F: FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     {
-        self.reader_pool.run_read(work).await
+        self.reader_pool.run_read(JobPriority::Shared, work).await
+    }
+
+    /// Runs a read on which every request depends, before those of users.
+    async fn run_urgent_read<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
+    {
+        self.reader_pool.run_read(JobPriority::Urgent, work).await
     }
 
     async fn run_write<T, F>(&self, work: F) -> Result<T>
@@ -202,6 +220,19 @@ impl SqliteStore {
             .run_write(work, WritePriority::Background)
             .await
     }
+
+    /// Runs one step of a long write. It must end within a [`writer::StepBudget`].
+    async fn run_step<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let writer = self.writer.lock().clone();
+        writer
+            .ok_or_else(|| Error::store_unavailable("the store is closed"))?
+            .run_write(work, WritePriority::Step)
+            .await
+    }
 }
 
 #[async_trait]
@@ -212,8 +243,13 @@ impl Store for SqliteStore {
     }
 
     async fn check_ready(&self) -> Result<()> {
-        // An empty write takes the write lock of the file and touches no disk.
-        self.run_write(|_| Ok(())).await
+        // An empty write takes the write lock of the file and touches no disk. The read waits for
+        // the threads that users share, but for none of the users.
+        let read = self.reader_pool.run_read(JobPriority::Probe, |db| {
+            Ok(db.query_row("SELECT count(*) FROM (SELECT 1 FROM keys LIMIT 1)", [], |_| Ok(()))?)
+        });
+        tokio::try_join!(read, self.run_write(|_| Ok(())))?;
+        Ok(())
     }
 
     async fn close(&self) {

@@ -100,7 +100,8 @@ fn insert_message_row(db: &Connection, session: i64, insert: MessageInsert<'_>) 
     let inserted = db
         .prepare_cached(
             "INSERT INTO messages VALUES \
-             (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+             (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, \
+             ?20)",
         )?
         .execute(params![
             message_key(session, at.seq),
@@ -122,6 +123,7 @@ fn insert_message_row(db: &Connection, session: i64, insert: MessageInsert<'_>) 
             message.tokens,
             message.created_at.as_millis(),
             to_i64(path_tokens),
+            reply.imported,
         ]);
     // The unique index on ids is the only constraint that a new message can violate.
     match inserted {

@@ -7,8 +7,10 @@
 use super::rows::{message_key, seq_from_key};
 use crate::domain::{Message, MessageId};
 use crate::error::Result;
-use crate::store::transaction::{LocatedMessage, MessageLocation};
+use crate::store::transaction::{LocatedMessage, MessageLocation, describe_siblings};
 use rusqlite::{Connection, OptionalExtension, Row};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::ControlFlow;
 
 /// One node's part of a path: its messages with seqs from `first` to `last`.
@@ -207,19 +209,30 @@ pub(super) fn find_newest_message(
         .optional()?)
 }
 
-/// Fills in the siblings of each message: all children of its parent, oldest first.
+/// Fills in the siblings of each message. Those of one parent are read once.
 pub(super) fn add_siblings(db: &Connection, session: i64, messages: &mut [Message]) -> Result<()> {
+    let mut by_parent: HashMap<Option<MessageId>, Vec<LocatedMessage>> = HashMap::new();
     for message in messages {
-        let parent = message
-            .parent_id
-            .as_ref()
-            .map(|id| find_message_by_id(db, session, id))
-            .transpose()?
-            .flatten();
-        let children = list_children(db, session, parent.map(|parent| parent.location))?;
-        message.sibling_ids = children.into_iter().map(|child| child.id).collect();
+        let siblings = match by_parent.entry(message.parent_id.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let siblings = list_siblings(db, session, message.parent_id.as_ref())?;
+                unknown.insert(siblings)
+            }
+        };
+        describe_siblings(message, siblings);
     }
     Ok(())
+}
+
+/// Lists the children of a message, named by its id, or the roots, oldest first.
+pub(super) fn list_siblings(
+    db: &Connection,
+    session: i64,
+    parent: Option<&MessageId>,
+) -> Result<Vec<LocatedMessage>> {
+    let parent = parent.map(|id| find_message_by_id(db, session, id)).transpose()?.flatten();
+    list_children(db, session, parent.map(|parent| parent.location))
 }
 
 /// Lists the children of a message, or the roots, oldest first: the message after it in its own

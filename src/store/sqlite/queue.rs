@@ -1,7 +1,8 @@
 //! Queued turns in SQLite.
 
 use super::transaction::SqliteTransaction;
-use crate::domain::{SessionId, TurnId};
+use crate::domain::key::KeyId;
+use crate::domain::{SessionId, Timestamp, TurnId};
 use crate::error::Result;
 use crate::store::TurnInput;
 use crate::store::queued_turn::QueuedTurn;
@@ -64,5 +65,11 @@ impl QueueTransaction for SqliteTransaction<'_> {
         let mut statement = self.db.prepare_cached(sql)?;
         let id: Option<String> = statement.query_row([], |row| row.get(0)).optional()?;
         Ok(id.map(SessionId::new_unchecked))
+    }
+
+    async fn is_key_valid(&mut self, key: &KeyId, now: Timestamp) -> Result<bool> {
+        let sql = "SELECT 1 FROM keys WHERE id = ?1 AND (expires_at IS NULL OR expires_at > ?2)";
+        let key = params![key.as_str(), now.as_millis()];
+        Ok(self.db.prepare_cached(sql)?.exists(key)?)
     }
 }

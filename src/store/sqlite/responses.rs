@@ -59,9 +59,12 @@ impl ResponseStore for SqliteStore {
                 .query_row([turn.as_str()], |row| Ok((row.get(7)?, decode_response(row)?)))
                 .optional()?;
             let (key, response) = found.ok_or_else(Error::response_not_found)?;
-            let session = get_session_by_key(db, key)?.row.session.id;
-            match get_session(db, &principal, &session, AccessLevel::Participant) {
-                Ok(_) => Ok((session, response)),
+            // The content of a deleted session remains for a while.
+            let visible = get_session_by_key(db, key).and_then(|found| {
+                get_session(db, &principal, &found.row.session.id, AccessLevel::Participant)
+            });
+            match visible {
+                Ok(found) => Ok((found.row.session.id, response)),
                 // A response in a hidden session must look like a missing one.
                 Err(error) if error.kind == ErrorKind::SessionNotFound => {
                     Err(Error::response_not_found())
@@ -75,10 +78,13 @@ impl ResponseStore for SqliteStore {
     async fn find_session_by_reply(&self, reply: &MessageId) -> Result<SessionId> {
         let reply = reply.clone();
         self.run_read(move |db| {
-            let sql = "SELECT session FROM responses WHERE reply_id = ?1";
-            let found = db.prepare_cached(sql)?.query_row([reply.as_str()], |row| row.get(0));
-            let key = found.optional()?.ok_or_else(Error::response_not_found)?;
-            Ok(get_session_by_key(db, key)?.row.session.id)
+            let sql = "SELECT s.id FROM responses r JOIN sessions s ON s.key = r.session \
+                       WHERE r.reply_id = ?1";
+            let found = db
+                .prepare_cached(sql)?
+                .query_row([reply.as_str()], |row| row.get::<_, String>(0))
+                .optional()?;
+            Ok(SessionId::new_unchecked(found.ok_or_else(Error::response_not_found)?))
         })
         .await
     }

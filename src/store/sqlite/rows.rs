@@ -28,7 +28,7 @@ pub(super) fn seq_from_key(key: i64) -> u32 {
 /// Columns in the order in which [`decode_message`] and [`decode_new_message`] read them.
 pub(super) const SELECT_MESSAGE: &str = "SELECT key, node, id, parent_id, role, sender_id, type, content, parts, \
      status, model, finish_reason, client_message_id, error, usage, created_at, tokens, \
-     path_tokens FROM messages";
+     path_tokens, imported FROM messages";
 
 /// Decodes a message, without its siblings.
 pub(super) fn decode_message(row: &Row<'_>, session: &SessionRow) -> Result<Message> {
@@ -40,6 +40,8 @@ pub(super) fn decode_message(row: &Row<'_>, session: &SessionRow) -> Result<Mess
         seq,
         parent_id: row.get::<_, Option<String>>(3)?.map(MessageId::new_unchecked),
         sibling_ids: Vec::new(),
+        sibling_count: 0,
+        sibling_index: 0,
         role: decode_word(Role::from_name, row, 4)?,
         kind: decode_word(MessageType::from_name, row, 6)?,
         content: row.get(7)?,
@@ -59,6 +61,7 @@ pub(super) fn decode_message(row: &Row<'_>, session: &SessionRow) -> Result<Mess
             row.get_ref(14)?.as_str_or_null().map_err(Error::store_unavailable)?,
         )?,
         created_at: Timestamp::from_millis(row.get(15)?),
+        imported: row.get(18)?,
         sender_id,
     })
 }

@@ -6,13 +6,21 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use rusqlite::Connection;
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// `PRAGMA application_id` of Echoic's files: "Echo".
 const APPLICATION_ID: i32 = 0x4563_686F;
 
 /// Migration scripts; the n-th one leads to version n.
-const MIGRATIONS: &[&str] = &[include_str!("schema/v1.sql"), include_str!("schema/v2.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema/v1.sql"),
+    include_str!("schema/v2.sql"),
+    include_str!("schema/v3.sql"),
+    include_str!("schema/v4.sql"),
+    include_str!("schema/v5.sql"),
+];
 
 /// Brings the file of an open connection to the current version. Returns a note for the operator if
 /// that upgraded existing data.
@@ -118,8 +126,10 @@ fn backup_file(connection: &Connection, path: &Path, version: usize) -> Result<P
             copy.display()
         )));
     }
-    // Created for its permissions: `VACUUM INTO` accepts an empty file.
-    super::open_private_file(&copy).map_err(Error::store_unavailable)?;
+    // Created for its permissions: `VACUUM INTO` accepts an empty file. It must be new, because an
+    // existing one could be readable by others.
+    let created = File::options().write(true).create_new(true).mode(0o600).open(&copy);
+    created.map_err(Error::store_unavailable)?;
     connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
     Ok(copy)
 }
@@ -131,6 +141,7 @@ fn schema_error(sentence: impl Into<std::borrow::Cow<'static, str>>) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn open(path: &Path) -> Connection {
         Connection::open(path).unwrap()
@@ -149,7 +160,9 @@ mod tests {
             let count = "SELECT count(*) FROM pragma_table_info('t')";
             open(file).query_row(count, [], |row| row.get::<_, i64>(0)).unwrap()
         };
-        assert_eq!((columns(&path), columns(&path.with_extension("v1.backup.db"))), (2, 1));
+        let copy = path.with_extension("v1.backup.db");
+        assert_eq!((columns(&path), columns(&copy)), (2, 1));
+        assert_eq!(copy.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         let kept: i64 = open(&path).query_row("SELECT x FROM t", [], |row| row.get(0)).unwrap();
         assert_eq!(kept, 7);
     }

@@ -167,18 +167,6 @@ pub(super) fn update_title_words(db: &Connection, session: i64, title: &str) -> 
     Ok(())
 }
 
-/// Deletes the index rows of a session that is being deleted.
-pub(super) fn delete_words(db: &Connection, session: i64) -> Result<()> {
-    let range = [message_key(session, 0), message_key(session, SEQ_MASK)];
-    for rows in [
-        "DELETE FROM message_words WHERE rowid IN (SELECT key FROM kept_words WHERE key BETWEEN ?1 AND ?2)",
-        "DELETE FROM kept_words WHERE key BETWEEN ?1 AND ?2",
-    ] {
-        db.prepare_cached(rows)?.execute(range)?;
-    }
-    Ok(())
-}
-
 /// Merges some pages of an index, because deleted words stay in it until then. Returns
 /// whether more are left.
 ///
@@ -312,7 +300,7 @@ impl SearchScope {
     fn load(db: &Transaction<'_>, principal: &Principal) -> Result<Self> {
         let mut owners = vec![principal.user.to_string()];
         let sql = "SELECT DISTINCT s.owner FROM participants p JOIN sessions s ON s.key = p.session \
-                   WHERE p.user_id = ?1 AND s.owner <> ?1";
+                   WHERE p.user_id = ?1 AND p.invited = 0 AND s.owner <> ?1";
         let mut statement = db.prepare_cached(sql)?;
         for owner in statement.query_map([principal.user.as_str()], |row| row.get(0))? {
             owners.push(owner?);

@@ -1,6 +1,5 @@
 //! Sessions in SQLite.
 
-use super::rows::message_key;
 use super::session_rows::{KeyedSession, get_session_by_key};
 use super::transaction::{SqliteTransaction, run_ready};
 use super::{SqliteStore, search, session_list, session_rows};
@@ -11,15 +10,16 @@ use crate::domain::title::SessionTitle;
 use crate::domain::tokenizer::WORDS_VERSION;
 use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId, UserId};
 use crate::error::Result;
-use crate::store::rules::{self, SessionVisibility, activity_time, participants_with_owner};
+use crate::store::rules::{self, SessionVisibility, activity_time};
 use crate::store::stored_values::encode_json;
 use crate::store::transaction::{SessionRow, SessionTransaction};
 use crate::store::{
-    DeleteFilter, DeletionResult, ImportSession, NewSession, SessionPage, SessionStore,
-    SessionUpdate,
+    DeleteFilter, DeletionResult, ImportSession, NewSession, SessionMembers, SessionPage,
+    SessionStore, SessionUpdate,
 };
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use std::collections::HashMap;
 
 #[async_trait]
 impl SessionStore for SqliteStore {
@@ -47,6 +47,22 @@ impl SessionStore for SqliteStore {
         .await
     }
 
+    async fn list_members(
+        &self,
+        sessions: Vec<SessionId>,
+    ) -> Result<HashMap<SessionId, SessionMembers>> {
+        self.run_read(move |db| {
+            let mut members = HashMap::with_capacity(sessions.len());
+            for id in sessions {
+                if let Some(found) = session_rows::find_members(db, &id)? {
+                    members.insert(id, found);
+                }
+            }
+            Ok(members)
+        })
+        .await
+    }
+
     async fn list_sessions(
         &self,
         principal: &Principal,
@@ -54,8 +70,12 @@ impl SessionStore for SqliteStore {
     ) -> Result<SessionPage> {
         let user = principal.user.clone();
         self.run_read(move |db| {
-            let is_guest = session_list::is_guest(db, &user)?;
-            let visibility = SessionVisibility::of_user(&user, is_guest);
+            let visibility = if query.is_of_invitations {
+                SessionVisibility::Invited(&user)
+            } else {
+                let is_guest = session_list::is_guest(db, &user)?;
+                SessionVisibility::of_user(&user, is_guest)
+            };
             session_list::list_sessions(db, visibility, &query)
         })
         .await
@@ -89,6 +109,29 @@ impl SessionStore for SqliteStore {
             rules::update_session(tx, &principal, &id, &update, &if_match, now).await
         })
         .await
+    }
+
+    async fn accept_invitation(
+        &self,
+        principal: &Principal,
+        id: &SessionId,
+        now: Timestamp,
+    ) -> Result<Session> {
+        let principal = principal.clone();
+        let id = id.clone();
+        self.transact(async move |tx| rules::accept_invitation(tx, &principal, &id, now).await)
+            .await
+    }
+
+    async fn leave_session(
+        &self,
+        principal: &Principal,
+        id: &SessionId,
+        now: Timestamp,
+    ) -> Result<()> {
+        let principal = principal.clone();
+        let id = id.clone();
+        self.transact(async move |tx| rules::leave_session(tx, &principal, &id, now).await).await
     }
 
     async fn delete_session(
@@ -134,12 +177,13 @@ impl SessionTransaction for SqliteTransaction<'_> {
         now: Timestamp,
     ) -> Result<SessionRow> {
         let db = self.db;
-        let participants = participants_with_owner(owner, &new.participants);
+        let key = self.take_new_session_key()?;
+        let (participants, invited) = rules::initial_members(owner, new);
         db.prepare_cached(
-            "INSERT INTO sessions (id, owner, participants, project_id, title, title_words, title_source, status, \
+            "INSERT INTO sessions (key, id, owner, participants, project_id, title, title_words, title_source, status, \
              archived, pinned, meta, user_meta, theme, settings, version, messages, nodes, activity_at, created_at, \
-             updated_at, words_version) \
-             VALUES (?1, ?2, ?3, ?4, ?5, '', ?6, ?7, 0, 0, ?8, ?9, ?10, ?11, 1, 0, 0, ?12, ?12, ?12, ?13)",
+             updated_at, words_version, invited) \
+             VALUES (?14, ?1, ?2, ?3, ?4, ?5, '', ?6, ?7, 0, 0, ?8, ?9, ?10, ?11, 1, 0, 0, ?12, ?12, ?12, ?13, ?15)",
         )?
         .execute(params![
             id.as_str(),
@@ -155,12 +199,13 @@ impl SessionTransaction for SqliteTransaction<'_> {
             encode_json(&new.settings)?,
             now.as_millis(),
             WORDS_VERSION,
+            key,
+            encode_json(&invited)?,
         ])?;
-        let key = db.last_insert_rowid();
         search::update_title_words(db, key, &new.title.text)?;
-        insert_participants(db, key, owner, &participants)?;
         // Read back, so that the defaults of the table are not repeated here.
         let inserted = get_session_by_key(db, key)?;
+        insert_members(db, key, &inserted.row)?;
         Ok(self.note_session(inserted))
     }
 
@@ -176,32 +221,44 @@ impl SessionTransaction for SqliteTransaction<'_> {
         if let Some(title) = &update.title {
             write_title(db, key, title)?;
         }
-        let participants = match &update.participants {
-            None => old.participants,
-            Some(others) => {
-                // The row keeps the ordered list, the table serves lookups by user.
-                db.prepare_cached("DELETE FROM participants WHERE session = ?1")?.execute([key])?;
-                let all = participants_with_owner(&old.owner, others);
-                insert_participants(db, key, &old.owner, &all)?;
-                all
-            }
-        };
         db.prepare_cached(
-            "UPDATE sessions SET participants = ?2, project_id = ?3, status = ?4, archived = ?5, pinned = ?6, meta = ?7, \
-             user_meta = ?8, theme = ?9, settings = ?10, updated_at = ?11, version = version + 1 WHERE key = ?1",
+            "UPDATE sessions SET project_id = ?2, status = ?3, meta = ?4, user_meta = ?5, theme = ?6, \
+             settings = ?7, updated_at = ?8, version = version + 1 WHERE key = ?1",
         )?
         .execute(params![
             key,
-            encode_json(&participants)?,
             update.project_id.unwrap_or(old.project_id).as_ref().map(|project| project.as_str()),
             update.status.unwrap_or(old.status).as_str(),
-            update.archived.unwrap_or(old.archived),
-            update.pinned.unwrap_or(old.pinned),
             update.meta.unwrap_or(old.meta).as_json(),
             update.user_meta.unwrap_or(old.user_meta).as_json(),
             update.theme.unwrap_or(old.theme).as_json(),
             encode_json(&update.settings.unwrap_or(old.settings))?,
             now.as_millis(),
+        ])?;
+        Ok(())
+    }
+
+    async fn save_members(&mut self, row: &SessionRow) -> Result<()> {
+        let db = self.db;
+        let key = self.session_key(row)?;
+        // The row of the session keeps the ordered lists, the table serves lookups by user.
+        db.prepare_cached("DELETE FROM participants WHERE session = ?1")?.execute([key])?;
+        insert_members(db, key, row)?;
+        let owner = &row.session.owner;
+        let own = row.placement(owner);
+        let mut others = row.placements.clone();
+        others.remove(owner.as_str());
+        db.prepare_cached(
+            "UPDATE sessions SET participants = ?2, invited = ?3, placements = ?4, archived = ?5, \
+             pinned = ?6 WHERE key = ?1",
+        )?
+        .execute(params![
+            key,
+            encode_json(&row.session.participants)?,
+            encode_json(&row.session.invited)?,
+            encode_json(&others)?,
+            own.archived,
+            own.pinned,
         ])?;
         Ok(())
     }
@@ -221,16 +278,12 @@ impl SessionTransaction for SqliteTransaction<'_> {
     ) -> Result<()> {
         let db = self.db;
         let key = self.session_key(row)?;
-        db.prepare_cached(
-            "UPDATE sessions SET status = ?2, archived = ?3, pinned = ?4, last_seen = ?5 WHERE key = ?1",
-        )?
-        .execute(params![
-            key,
-            import.status.as_str(),
-            import.archived,
-            import.pinned,
-            import.last_seen.map(Timestamp::as_millis)
-        ])?;
+        db.prepare_cached("UPDATE sessions SET status = ?2, last_seen = ?3 WHERE key = ?1")?
+            .execute(params![
+                key,
+                import.status.as_str(),
+                import.last_seen.map(Timestamp::as_millis)
+            ])?;
         Ok(())
     }
 
@@ -274,25 +327,14 @@ impl SessionTransaction for SqliteTransaction<'_> {
             .prepare_cached("DELETE FROM turns WHERE session = ?1 RETURNING turn_id")?
             .query_row([key], |row| row.get(0))
             .optional()?;
-        // Seqs start at 1, so the upper bound is below the messages of the next session.
-        let messages = db
-            .prepare_cached("DELETE FROM messages WHERE key BETWEEN ?1 AND ?2")?
-            .execute([message_key(key, 0), message_key(key + 1, 0)])?;
-        db.prepare_cached("DELETE FROM embeddings WHERE key BETWEEN ?1 AND ?2")?
-            .execute([message_key(key, 0), message_key(key + 1, 0)])?;
         let queued: Vec<String> = db
             .prepare_cached("DELETE FROM queue WHERE session = ?1 RETURNING turn_id")?
             .query_map([key], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
-        search::delete_words(db, key)?;
-        // There are no foreign keys that would delete these rows.
+        // Without its row, nothing finds the rest of the session. A sweep deletes that in steps.
         for rows in [
-            "DELETE FROM nodes WHERE session = ?1",
-            "DELETE FROM summaries WHERE session = ?1",
-            "DELETE FROM turn_log WHERE session = ?1",
-            "DELETE FROM responses WHERE session = ?1",
+            "INSERT INTO drafts VALUES (?1, 0)",
             "DELETE FROM participants WHERE session = ?1",
-            "DELETE FROM idempotency_keys WHERE session = ?1",
             "DELETE FROM session_titles WHERE rowid = ?1",
             "DELETE FROM sessions WHERE key = ?1",
         ] {
@@ -301,7 +343,7 @@ impl SessionTransaction for SqliteTransaction<'_> {
         let turns = queued.into_iter().chain(running).map(TurnId::new_unchecked).collect();
         Ok(DeletionResult {
             sessions: 1,
-            messages: messages as u64,
+            messages: row.session.messages_count.into(),
             turns,
             ..DeletionResult::default()
         })
@@ -327,17 +369,19 @@ fn write_title(db: &Connection, key: i64, title: &SessionTitle) -> Result<()> {
     search::update_title_words(db, key, &title.text)
 }
 
-fn insert_participants(
-    db: &Connection,
-    key: i64,
-    owner: &UserId,
-    participants: &[UserId],
-) -> Result<()> {
-    let mut insert =
-        db.prepare_cached("INSERT OR IGNORE INTO participants (user_id, session) VALUES (?1, ?2)")?;
-    // Owners are found by the column `owner`; the table lists only the other participants.
+fn insert_members(db: &Connection, key: i64, row: &SessionRow) -> Result<()> {
+    let Session { owner, participants, invited, .. } = &row.session;
+    let mut insert = db.prepare_cached(
+        "INSERT OR IGNORE INTO participants (user_id, session, invited, archived, pinned) \
+         VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
+    // Owners are found by the column `owner`; the table lists only the other users.
     for user in participants.iter().filter(|user| *user != owner) {
-        insert.execute(params![user.as_str(), key])?;
+        let placement = row.placement(user);
+        insert.execute(params![user.as_str(), key, false, placement.archived, placement.pinned])?;
+    }
+    for user in invited {
+        insert.execute(params![user.as_str(), key, true, false, false])?;
     }
     Ok(())
 }

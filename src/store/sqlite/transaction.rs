@@ -2,6 +2,7 @@
 //! transaction traits never wait.
 
 use super::SqliteStore;
+use super::session_remains::{next_session_key, release_draft};
 use super::session_rows::KeyedSession;
 use crate::domain::{ProjectId, SessionId};
 use crate::error::{Error, Result};
@@ -17,17 +18,35 @@ pub(super) struct SqliteTransaction<'a> {
     /// Keys of the rows that this transaction has read. The rules do not know them.
     session_keys: HashMap<SessionId, i64>,
     project_keys: HashMap<ProjectId, i64>,
+    /// The draft whose content the next new session gets.
+    draft: Option<i64>,
 }
 
 impl<'a> SqliteTransaction<'a> {
     pub(super) fn new(db: &'a Connection) -> Self {
-        Self { db, session_keys: HashMap::new(), project_keys: HashMap::new() }
+        Self { db, session_keys: HashMap::new(), project_keys: HashMap::new(), draft: None }
     }
 
     /// Remembers the key of a session for [`session_key`](Self::session_key).
     pub(super) fn note_session(&mut self, found: KeyedSession) -> SessionRow {
         self.session_keys.insert(found.row.session.id.clone(), found.key);
         found.row
+    }
+
+    /// A transaction on the content of a draft, whose session has no row yet.
+    pub(super) fn on_draft(db: &'a Connection, id: &SessionId, key: i64) -> Self {
+        let mut tx = Self::new(db);
+        tx.session_keys.insert(id.clone(), key);
+        tx.draft = Some(key);
+        tx
+    }
+
+    /// The key for a new session: that of the draft, or else an unused one.
+    pub(super) fn take_new_session_key(&mut self) -> Result<i64> {
+        match self.draft.take() {
+            Some(key) => release_draft(self.db, key).map(|()| key),
+            None => next_session_key(self.db),
+        }
     }
 
     /// The key of a session that this transaction has read.

@@ -42,7 +42,7 @@ impl TransferStore for SqliteStore {
 
 fn read_chunk(db: &Connection, session: &KeyedSession, after: u32) -> Result<SessionChunk> {
     let KeyedSession { key, row } = session;
-    let mut piece = SessionChunk::new(row.session.clone(), row.read_marks.clone());
+    let mut piece = SessionChunk::new(row);
     let sql = format!("{SELECT_MESSAGE} WHERE key BETWEEN ?1 AND ?2 ORDER BY key");
     let mut statement = db.prepare_cached(&sql)?;
     let range = [message_key(*key, after + 1), message_key(*key, SEQ_MASK)];

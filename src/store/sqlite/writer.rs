@@ -4,8 +4,13 @@
 //! Callers learn of success only after the commit. While a commit waits for the disk, further
 //! operations queue up and share the next one. Background operations, such as the turn log, come
 //! last, one per commit.
+//!
+//! Steps are the parts of long work, such as a large import. Each takes a commit of its own, so
+//! that no other operation waits for its end, and users take turns with them.
 
+use crate::domain::UserId;
 use crate::error::{Error, Result};
+use crate::fair_pool::current_owner;
 use rusqlite::Connection;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,12 +27,41 @@ const MAX_BATCH_SIZE: usize = 256;
 /// batches do not depend on the speed of the machine.
 const MAX_BATCH_TIME: Duration = if cfg!(test) { Duration::MAX } else { Duration::from_millis(4) };
 
+/// How long a step may work. Steps measure it themselves, see [`StepBudget`].
+const STEP_TIME: Duration = Duration::from_millis(20);
+/// Rows that one step writes at most.
+pub(super) const MAX_STEP_ROWS: usize = 1024;
+/// Under constant load a step runs after this time without one.
+const MAX_STEP_DELAY: Duration = Duration::from_millis(100);
+
+/// The work that is left to one step, at most [`STEP_TIME`] and [`MAX_STEP_ROWS`].
+#[derive(Debug)]
+pub(super) struct StepBudget {
+    ends_at: Instant,
+    rows: usize,
+}
+
+impl StepBudget {
+    pub(super) fn new() -> Self {
+        Self { ends_at: Instant::now() + STEP_TIME, rows: MAX_STEP_ROWS }
+    }
+
+    /// Takes rows that were just written. Returns whether the step may go on.
+    pub(super) fn spend(&mut self, rows: usize) -> bool {
+        self.rows = self.rows.saturating_sub(rows);
+        self.rows > 0 && Instant::now() < self.ends_at
+    }
+}
+
 /// Whether a client waits for an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WritePriority {
     Interactive,
     /// No client waits: interactive operations go first.
     Background,
+    /// A part of long work that takes up to [`STEP_TIME`]. Other operations go first, as long as
+    /// steps make progress at all.
+    Step,
 }
 
 /// Sends operations to the writer thread, which ends when this handle is dropped.
@@ -54,7 +88,8 @@ impl WriterHandle {
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
         let (reply, result_rx) = oneshot::channel();
-        let operation = PendingWrite { operation: Some(work), result: None, reply };
+        let owner = (priority == WritePriority::Step).then(current_owner).flatten();
+        let operation = PendingWrite { operation: Some(work), result: None, reply, owner };
         // Never wait for room: a full queue means that the store cannot keep up.
         self.queue.try_send((priority, Box::new(operation))).map_err(|error| match error {
             TrySendError::Full(_) => Error::store_unavailable("the writer's queue is full"),
@@ -72,6 +107,8 @@ type QueuedWrite = (WritePriority, Box<dyn WriteOperation>);
 trait WriteOperation: Send {
     /// Runs the work and keeps its result.
     fn execute(&mut self, connection: &Connection) -> Result<(), ()>;
+    /// The user whose turn a step takes.
+    fn owner(&self) -> Option<&UserId>;
     /// Sends the result to the caller, once the commit has succeeded or failed.
     fn complete(self: Box<Self>, commit: Result<()>);
 }
@@ -80,6 +117,7 @@ struct PendingWrite<T, F> {
     operation: Option<F>,
     result: Option<Result<T>>,
     reply: oneshot::Sender<Result<T>>,
+    owner: Option<UserId>,
 }
 
 impl<T, F> WriteOperation for PendingWrite<T, F>
@@ -97,6 +135,10 @@ where
         outcome
     }
 
+    fn owner(&self) -> Option<&UserId> {
+        self.owner.as_ref()
+    }
+
     fn complete(self: Box<Self>, commit: Result<()>) {
         let result = match (self.result, commit) {
             (Some(Err(error)), _) | (_, Err(error)) => Err(error),
@@ -109,10 +151,13 @@ where
 }
 
 fn run_writer(connection: &Connection, receiver: &Receiver<QueuedWrite>) {
-    let mut queue = WriteQueue { receiver, background: VecDeque::new() };
-    while let Some(first) = queue.wait_next() {
+    let mut queue = WriteQueue::new(receiver);
+    while let Some((priority, first)) = queue.wait_next() {
         let mut batch = Vec::with_capacity(16);
-        let outcome = commit_batch(connection, first, &mut queue, &mut batch);
+        let outcome = match priority {
+            WritePriority::Step => commit_step(connection, first, &mut batch),
+            _ => commit_batch(connection, first, &mut queue, &mut batch),
+        };
         if outcome.is_err() {
             // Fail what has queued up as well: each operation would wait just as long for a store
             // that cannot be written.
@@ -121,6 +166,9 @@ fn run_writer(connection: &Connection, receiver: &Receiver<QueuedWrite>) {
         }
         for operation in batch {
             operation.complete(outcome.clone());
+        }
+        if priority == WritePriority::Step {
+            queue.last_step_at = Instant::now();
         }
     }
     // A clean shutdown leaves an empty write-ahead log and fresh statistics for the planner.
@@ -131,25 +179,67 @@ fn run_writer(connection: &Connection, receiver: &Receiver<QueuedWrite>) {
 struct WriteQueue<'a> {
     receiver: &'a Receiver<QueuedWrite>,
     background: VecDeque<Box<dyn WriteOperation>>,
+    steps: VecDeque<Box<dyn WriteOperation>>,
+    /// An interactive operation that was received while a step had to run first.
+    interactive: Option<Box<dyn WriteOperation>>,
+    last_step_at: Instant,
+    last_step_owner: Option<UserId>,
 }
 
-impl WriteQueue<'_> {
-    /// Waits for the next operation, interactive ones first. `None` once the channel is closed.
-    fn wait_next(&mut self) -> Option<Box<dyn WriteOperation>> {
-        // A background operation starts a commit only if no interactive one is queued.
-        match self.try_next_interactive().or_else(|| self.background.pop_front()) {
-            Some(operation) => Some(operation),
-            None => self.receiver.recv().ok().map(|(_, operation)| operation),
+impl<'a> WriteQueue<'a> {
+    fn new(receiver: &'a Receiver<QueuedWrite>) -> Self {
+        let (background, steps) = (VecDeque::new(), VecDeque::new());
+        Self {
+            receiver,
+            background,
+            steps,
+            interactive: None,
+            last_step_at: Instant::now(),
+            last_step_owner: None,
         }
     }
 
-    /// The next interactive operation, if one is queued now. Background ones in front of
-    /// it are set aside.
+    /// Waits for the operation that starts the next commit: interactive ones first, then
+    /// background ones, then steps. `None` once the channel is closed.
+    fn wait_next(&mut self) -> Option<QueuedWrite> {
+        // Sorts what has arrived, so that a step that waits too long is seen.
+        let interactive = match self.try_next_interactive() {
+            Some(operation) if self.is_step_overdue() => {
+                self.interactive = Some(operation);
+                return self.pop_step();
+            }
+            other => other,
+        };
+        interactive
+            .map(|operation| (WritePriority::Interactive, operation))
+            .or_else(|| Some((WritePriority::Background, self.background.pop_front()?)))
+            .or_else(|| self.pop_step())
+            .or_else(|| self.receiver.recv().ok())
+    }
+
+    /// The next step, of another user than the last one if there is any.
+    fn pop_step(&mut self) -> Option<QueuedWrite> {
+        let last = self.last_step_owner.as_ref();
+        let index = self.steps.iter().position(|step| step.owner() != last).unwrap_or(0);
+        let step = self.steps.remove(index)?;
+        self.last_step_owner = step.owner().cloned();
+        Some((WritePriority::Step, step))
+    }
+
+    fn is_step_overdue(&self) -> bool {
+        !self.steps.is_empty() && self.last_step_at.elapsed() >= MAX_STEP_DELAY
+    }
+
+    /// The next interactive operation, if one is queued now. Others in front of it are set aside.
     fn try_next_interactive(&mut self) -> Option<Box<dyn WriteOperation>> {
+        if let Some(operation) = self.interactive.take() {
+            return Some(operation);
+        }
         loop {
             match self.receiver.try_recv().ok()? {
                 (WritePriority::Interactive, operation) => return Some(operation),
                 (WritePriority::Background, operation) => self.background.push_back(operation),
+                (WritePriority::Step, operation) => self.steps.push_back(operation),
             }
         }
     }
@@ -157,8 +247,22 @@ impl WriteQueue<'_> {
     /// Takes everything that is queued now.
     fn drain_all(&mut self) -> impl Iterator<Item = Box<dyn WriteOperation>> {
         let queued = self.receiver.try_iter().take(QUEUE_CAPACITY).map(|(_, operation)| operation);
-        self.background.drain(..).chain(queued)
+        let set_aside = self.interactive.take().into_iter();
+        set_aside.chain(self.background.drain(..)).chain(self.steps.drain(..)).chain(queued)
     }
+}
+
+/// Runs one step in a transaction of its own.
+fn commit_step(
+    connection: &Connection,
+    mut step: Box<dyn WriteOperation>,
+    batch: &mut Vec<Box<dyn WriteOperation>>,
+) -> Result<()> {
+    let begun = execute_sql(connection, "BEGIN IMMEDIATE");
+    let result = begun.and_then(|()| run_in_savepoint(connection, &mut *step));
+    batch.push(step);
+    result?;
+    execute_sql(connection, "COMMIT")
 }
 
 /// Runs `first` and other queued operations in one transaction. All operations that have run are in
@@ -254,7 +358,8 @@ mod tests {
             F: FnOnce(&Connection) -> Result<()> + Send + 'static,
         {
             let (reply, result_rx) = oneshot::channel();
-            let operation = PendingWrite { operation: Some(work), result: None, reply };
+            let operation =
+                PendingWrite { operation: Some(work), result: None, reply, owner: None };
             self.writer.queue.try_send((priority, Box::new(operation))).unwrap();
             Box::pin(async move { result_rx.await.unwrap() })
         }
@@ -335,6 +440,28 @@ mod tests {
         let closed = Some(ErrorKind::SessionClosed);
         assert_eq!(results, [None, busy, None, rejected, closed, None]);
         assert_eq!(stored_lines, ["one", "two", "three", "afterwards"]);
+    }
+
+    #[tokio::test]
+    async fn steps_run_last_and_in_commits_of_their_own() {
+        let harness = WriterHarness::new();
+        let other_connection = harness.connect();
+        let queued = vec![
+            harness.submit(WritePriority::Step, move |db| {
+                assert_eq!(read_lines(&other_connection), ["one", "two", "log"]);
+                insert_line(db, "step", None)
+            }),
+            harness.submit(WritePriority::Background, |db| insert_line(db, "log", None)),
+            harness.submit(WritePriority::Step, |db| {
+                insert_line(db, "half", None)?;
+                Err(Error::new(ErrorKind::SessionBusy, "no"))
+            }),
+            harness.submit(WritePriority::Interactive, |db| insert_line(db, "one", None)),
+            harness.submit(WritePriority::Interactive, |db| insert_line(db, "two", None)),
+        ];
+        let (results, stored_lines) = harness.run_to_end(queued, || {}).await;
+        assert_eq!(results, [None, None, Some(ErrorKind::SessionBusy), None, None]);
+        assert_eq!(stored_lines, ["one", "two", "log", "step", "afterwards"]);
     }
 
     #[tokio::test]

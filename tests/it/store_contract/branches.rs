@@ -11,7 +11,7 @@ use echoic::domain::{MessageId, Principal, Role};
 use echoic::error::ErrorKind;
 use echoic::store::{
     BeginOutcome, BeginTurn, DuplicateIdPolicy, MessageParent, OnBusy, SessionTarget,
-    SessionUpdate, Store, TurnInput,
+    SessionUpdate, SkippedTurn, Store, TurnInput,
 };
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -218,7 +218,8 @@ pub async fn queued_turn_is_skipped_once_its_session_is_closed(store: &Arc<dyn S
         store.finish_turn(finish(&begun, "r2", Some(lease_holder("one")))).await.unwrap();
     let finished = finished.expect("a running turn may still end");
     assert!(finished.next.is_none(), "{:?}", finished.next);
-    assert_eq!(finished.skipped, waiting);
+    let skipped = waiting.map(|turn_id| SkippedTurn { turn_id, has_lost_access: false });
+    assert_eq!(finished.skipped, skipped);
     assert_eq!(path(store, &ada).await, ["q", "r", "q2", "r2"]);
     assert!(store.begin_queued_turn(&lease_holder("two"), at(5)).await.unwrap().next.is_none());
 }
@@ -236,7 +237,7 @@ pub async fn assigned_session_stores_messages_and_begins_no_turn(store: &Arc<dyn
         store.finish_turn(finish(&begun, "r2", Some(lease_holder("one")))).await.unwrap();
     let finished = finished.unwrap();
     assert!(finished.next.is_none(), "{:?}", finished.next);
-    assert_eq!(finished.skipped, [waited]);
+    assert_eq!(finished.skipped, [SkippedTurn { turn_id: waited, has_lost_access: false }]);
     assert_eq!(path(store, &ada).await, ["q", "r", "q2", "r2", "q3"]);
 
     let Ok(BeginOutcome::HumanTakeover { message_id, session }) =

@@ -139,6 +139,7 @@ impl StoreUnderTest {
                         .then_some(step.message.is_multiple_of(2)),
                     project_id: (step.choice.is_multiple_of(7)).then_some(None),
                     participants: (step.choice.is_multiple_of(11)).then(|| vec![user("eve").user]),
+                    needs_consent: step.message.is_multiple_of(2),
                     ..SessionUpdate::default()
                 };
                 let if_match = if step.message.is_multiple_of(3) { vec![2] } else { Vec::new() };
@@ -147,6 +148,10 @@ impl StoreUnderTest {
             11 if step.choice.is_multiple_of(4) => {
                 rendered(store.delete_session(&who, &session).await)
             }
+            11 if step.choice % 4 == 1 => {
+                rendered(store.accept_invitation(&who, &session, now).await)
+            }
+            11 if step.choice % 4 == 2 => rendered(store.leave_session(&who, &session, now).await),
             11 => rendered(
                 store
                     .get_session(&who, &session, echoic::domain::principal::AccessLevel::Owner)
@@ -168,7 +173,12 @@ impl StoreUnderTest {
                 } else {
                     MessageView::All
                 };
-                let query = MessageQuery { view, slice, limit: u32::from(step.message % 7) + 1 };
+                let query = MessageQuery {
+                    view,
+                    slice,
+                    limit: u32::from(step.message % 7) + 1,
+                    with_siblings: true,
+                };
                 rendered(store.list_messages(&who, &session, query).await)
             }
             16 => {
@@ -342,6 +352,7 @@ impl StoreUnderTest {
             project_id: (step.choice.is_multiple_of(7)).then(|| ProjectId::new_unchecked("p")),
             status: (step.choice.is_multiple_of(5)).then(SessionStatus::default),
             archived: [None, Some(false), Some(true)][usize::from(step.message % 3)],
+            is_of_invitations: step.choice.is_multiple_of(13),
         }
     }
 }
@@ -378,6 +389,7 @@ async fn both_stores_answer_any_sequence_of_steps_the_same() {
                 let new = NewSession {
                     id: Some(id(session)),
                     participants: vec![user("bob").user],
+                    invited: vec![user("eve").user],
                     ..NewSession::default()
                 };
                 store.create_session(&user("ada"), new, at(0)).await.unwrap();

@@ -11,9 +11,7 @@ use echoic::domain::{MessageId, Principal, Role, Session, SessionId};
 use echoic::error::ErrorKind;
 use echoic::store::{ImportSession, MessageParent, NewMessage, NewSession, Store};
 use echoic::transfer::import::{ImportReport, SessionImporter};
-use echoic::transfer::session_reader::SessionEntry;
 use echoic::transfer::session_record::ImportOptions;
-use serde_json::value::RawValue;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -37,6 +35,7 @@ pub fn session_file(session: &str, messages: Vec<(NewMessage, MessageParent)>) -
         status: SessionStatus::default(),
         archived: false,
         pinned: false,
+        placements: Vec::new(),
         created_at: at(-1000),
         last_seen: None,
         read_marks: HashMap::new(),
@@ -208,12 +207,12 @@ async fn import_file(
     trusts_participants: bool,
     session: &str,
 ) -> ImportReport {
-    let terms = ImportOptions { max_message: 1000, trusts_participants };
+    let terms = ImportOptions { max_message: 1000, trusts_participants, needs_consent: false };
     let mut import = SessionImporter::new(store.clone(), who.clone(), terms, Handle::current());
-    let session = RawValue::from_string(session.to_owned()).unwrap();
+    let file = session.to_owned();
     let task = tokio::task::spawn_blocking(move || {
-        assert!(import.import_session(SessionEntry::Session(&session)).is_continue());
-        import.finish(Ok(())).unwrap()
+        let read = import.read_file(file.as_bytes());
+        import.finish(read).unwrap()
     });
     task.await.unwrap()
 }

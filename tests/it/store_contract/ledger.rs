@@ -128,3 +128,23 @@ pub(super) async fn spent_quota_begins_nothing_and_leaves_no_trace(store: &Arc<d
     begin_running(store, within(begin(&bob, "t", "hi"))).await;
     begin_running(store, begin(&ada, "s", "without a quota")).await;
 }
+
+pub(super) async fn absurd_counts_never_fill_the_ledger(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    create(store, &ada, "s").await;
+    let begun = begin_running(store, begin(&ada, "s", "hi")).await;
+    let absurd = with_usage(finish(&begun, "hello", None), u64::MAX, 7);
+    let absurd = FinishTurn { cost: Some(i64::MAX), counts_toward_quota: true, ..absurd };
+    store.finish_turn(absurd).await.unwrap().unwrap();
+    let entry = store.list_ledger_entries(None, 10).await.unwrap().pop().unwrap();
+    for _ in 0..3 {
+        let usage = Usage { completion_tokens: u64::MAX, cached_tokens: 1 << 62, ..entry.usage };
+        let id = TurnId::generate();
+        let entry = LedgerEntry { turn_id: id, usage, cost: Some(i64::MAX), ..entry.clone() };
+        store.record_usage(entry).await.unwrap();
+    }
+    let line = store.query_usage(all_usage()).await.unwrap().pop().unwrap();
+    assert_eq!((line.turns, line.estimated_turns), (4, 4));
+    assert_eq!((line.prompt_tokens, line.cached_tokens, line.completion_tokens), (0, 0, 7));
+    assert_eq!(store.usage_total("user:ada", 0).await.unwrap().tokens, 7);
+}

@@ -176,7 +176,8 @@ pub async fn every_message_is_on_one_path_and_in_one_node(store: &Arc<dyn Store>
             (MessageSlice::Before(ids[middle].clone()), &path[..path.len() / 2]),
             (MessageSlice::After(ids[middle].clone()), &path[path.len() / 2 + 1..]),
         ] {
-            let query = MessageQuery { view: MessageView::Path, slice, limit: 100 };
+            let query =
+                MessageQuery { view: MessageView::Path, slice, limit: 100, with_siblings: true };
             let page = store.list_messages(&ada, &id(&session), query).await.unwrap().messages;
             assert_eq!(page.iter().map(|m| m.seq as usize - 1).collect::<Vec<_>>(), expected);
         }

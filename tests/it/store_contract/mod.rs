@@ -4,12 +4,15 @@
 mod admin;
 mod branches;
 mod cross_store;
+mod drafts;
 mod embeddings;
 mod export;
 mod import;
+mod invitations;
 mod keys;
 mod ledger;
 mod messages;
+mod mongo_drafts;
 mod participants;
 mod paths;
 mod projects;
@@ -158,6 +161,15 @@ contract!(sqlite, mongo => {
         read_mark_only_advances_and_is_per_user,
         nodes_hold_every_message_once_for_any_page_size,
     ]
+    invitations: [
+        invited_user_is_a_stranger_until_they_accept,
+        participants_set_again_stay_in_and_new_ones_are_invited,
+        everyone_but_the_owner_can_leave,
+        archive_and_pins_are_each_participants_own,
+        guests_list_is_paged_in_its_own_order,
+        members_survive_export_and_import,
+        participants_of_older_files_are_invited,
+    ]
     import: [
         imported_session_matches_its_file,
         repeated_import_adds_only_new_messages,
@@ -165,6 +177,16 @@ contract!(sqlite, mongo => {
         session_of_another_user_is_imported_under_a_new_id,
         busy_or_closed_session_rejects_an_import,
         importer_owns_sessions_and_adds_participants_if_trusted,
+    ]
+    drafts: [
+        large_import_is_invisible_until_it_is_whole,
+        unknown_parent_head_and_marks_are_reported,
+        large_import_adds_what_a_session_lacks,
+        post_during_a_large_import_is_not_lost,
+        discarded_import_leaves_nothing_and_can_be_repeated,
+        deleted_session_is_created_again_at_once,
+        large_fork_is_whole_and_survives_its_source,
+        small_import_in_chunks_matches_its_file,
     ]
     admin: [
         users_are_listed_with_their_totals,
@@ -180,6 +202,7 @@ contract!(sqlite, mongo => {
         background_calls_count_in_totals_but_not_as_turns,
         finished_turn_is_recorded_once,
         spent_quota_begins_nothing_and_leaves_no_trace,
+        absurd_counts_never_fill_the_ledger,
     ]
     projects: [
         project_is_visible_only_to_its_owner,
@@ -284,7 +307,7 @@ async fn stored_messages(
     session: &str,
     view: MessageView,
 ) -> Vec<Message> {
-    let query = MessageQuery { view, slice: MessageSlice::Newest, limit: 100 };
+    let query = MessageQuery { view, slice: MessageSlice::Newest, limit: 100, with_siblings: true };
     store.list_messages(who, &id(session), query).await.unwrap().messages
 }
 
@@ -314,6 +337,7 @@ async fn listed_ids(store: &Arc<dyn Store>, who: &Principal, search: Option<&str
         project_id: None,
         status: None,
         archived: Some(false),
+        is_of_invitations: false,
     };
     let page = store.list_sessions(who, query).await.unwrap();
     page.sessions.iter().map(|session| session.id.to_string()).collect()

@@ -9,7 +9,6 @@ use echoic::domain::{MessageId, MessageType, Principal, Role, Status, Usage, too
 use echoic::store::{MessageParent, NewMessage, ReplyFields, Store};
 use echoic::transfer::export::{ExportScope, SessionExporter};
 use echoic::transfer::import::{ImportReport, SessionImporter};
-use echoic::transfer::session_reader::read_sessions;
 use echoic::transfer::session_record::ImportOptions;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -105,6 +104,8 @@ fn reply_fields() -> impl Strategy<Value = ReplyFields> {
             finish_reason,
             error: error.map(|(code, message)| MessageError { code, message }),
             usage: Some(Usage { prompt_tokens: 3, estimated: true, ..Usage::default() }),
+            // As after an import, which is what it is compared with.
+            imported: true,
         },
     )
 }
@@ -133,10 +134,11 @@ async fn export(store: &Arc<dyn Store>, who: &Principal, format: ExportFormat) -
 }
 
 async fn import(store: &Arc<dyn Store>, who: &Principal, file: Vec<u8>) -> ImportReport {
-    let options = ImportOptions { max_message: 1000, trusts_participants: true };
+    let options =
+        ImportOptions { max_message: 1000, trusts_participants: true, needs_consent: false };
     let mut import = SessionImporter::new(store.clone(), who.clone(), options, Handle::current());
     let task = tokio::task::spawn_blocking(move || {
-        let read = read_sessions(file.as_slice(), |entry| import.import_session(entry));
+        let read = import.read_file(file.as_slice());
         import.finish(read).unwrap()
     });
     task.await.unwrap()

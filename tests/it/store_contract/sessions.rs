@@ -45,7 +45,12 @@ pub async fn session_hides_from_strangers_and_owner_rights_from_guests(store: &A
     ] {
         assert_eq!(kind(refused), ErrorKind::Forbidden);
     }
-    let query = MessageQuery { view: MessageView::Path, slice: MessageSlice::Newest, limit: 1 };
+    let query = MessageQuery {
+        view: MessageView::Path,
+        slice: MessageSlice::Newest,
+        limit: 1,
+        with_siblings: true,
+    };
     for hidden in [
         store.get_session(&eve, &session, AccessLevel::Participant).await.unwrap_err(),
         store.list_messages(&eve, &session, query).await.unwrap_err(),
@@ -174,6 +179,7 @@ pub async fn operator_finds_all_sessions_by_their_owner(store: &Arc<dyn Store>) 
         project_id: None,
         status: None,
         archived: None,
+        is_of_invitations: false,
     };
     let found = async |owner: Option<&Principal>, search, limit| {
         let owner = owner.map(|owner| &owner.user);
@@ -233,6 +239,7 @@ pub async fn cursor_list_shows_each_session_once_while_others_arrive(store: &Arc
                     project_id,
                     status,
                     archived: None,
+                    is_of_invitations: false,
                 };
                 let page = store.list_sessions(&who, query).await.unwrap();
                 seen.extend(page.sessions.iter().map(|session| session.id.to_string()));

@@ -7,6 +7,7 @@ use super::{
 use echoic::domain::page::MessageView;
 use echoic::domain::principal::AccessLevel;
 use echoic::domain::session::{JsonObject, SessionStatus};
+use echoic::domain::title::SessionTitle;
 use echoic::domain::{Principal, Role, Session, UserId};
 use echoic::error::ErrorKind;
 use echoic::store::{
@@ -123,7 +124,8 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
     ] {
         assert_eq!(refused.kind, ErrorKind::SessionClosed);
     }
-    let rename = SessionUpdate { archived: Some(true), ..SessionUpdate::default() };
+    let title = Some(SessionTitle::from_user(Some("Mine")).unwrap());
+    let rename = SessionUpdate { title, ..SessionUpdate::default() };
     let refused = store.update_session(&agent, &id("desk"), rename, Vec::new(), at(7000)).await;
     assert_eq!(refused.unwrap_err().kind, ErrorKind::Forbidden, "a guest sets the status, no more");
     let refused =

@@ -2,6 +2,7 @@
 
 use crate::store_contract::EmptyStore;
 use echoic::chat::{ChatDependencies, ChatService};
+use echoic::domain::title::SessionTitle;
 use echoic::domain::{Principal, Session, SessionId, Timestamp, UserId};
 use echoic::memory::{Memory, MemoryDefaults};
 use echoic::prompts::PromptTemplates;
@@ -49,8 +50,9 @@ impl ChatCore {
         self.chat.change_session(&principal("alice"), session, change, vec![], now).await.unwrap()
     }
 
-    pub async fn pin(&self, session: &SessionId, pinned: bool) {
-        let change = SessionUpdate { pinned: Some(pinned), ..SessionUpdate::default() };
+    pub async fn rename(&self, session: &SessionId, title: &str) {
+        let title = Some(SessionTitle::from_user(Some(title)).unwrap());
+        let change = SessionUpdate { title, ..SessionUpdate::default() };
         let now = Timestamp::from_millis(3);
         self.chat.change_session(&principal("alice"), session, change, vec![], now).await.unwrap();
     }

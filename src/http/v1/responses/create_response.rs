@@ -155,6 +155,7 @@ async fn resolve_outputs(
                 view: MessageView::Path,
                 slice: MessageSlice::Newest,
                 limit: MAX_PAGE_SIZE,
+                with_siblings: false,
             };
             let mut path = api.store.list_messages(principal, session.id(), query).await?.messages;
             if may_be_retry {
