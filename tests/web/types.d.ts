@@ -76,6 +76,7 @@ type Session = {
   titleSource: string;
   status: SessionStatus;
   participants: string[];
+  invited: string[];
   settings: Settings;
   version: number;
   messagesCount: number;
@@ -141,6 +142,8 @@ type Message = {
   parts?: MessagePart[];
   parentId?: string | null;
   siblingIds?: string[];
+  siblingCount?: number;
+  siblingIndex?: number;
   senderId?: string;
   clientMessageId?: string | null;
   status?: MessageStatus;
@@ -341,6 +344,7 @@ type ApiError = import("../../web/js/api.js").ApiError;
 type App = import("../../web/js/main.js").App;
 type ChatView = import("../../web/js/chat/chat-view.js").ChatView;
 type Draft = import("../../web/js/chat/drafts.js").Draft;
+type InvitationList = import("../../web/js/sessions/invitations.js").InvitationList;
 type LiveReply = import("../../web/js/chat/live-reply.js").LiveReply;
 type MessageView = import("../../web/js/chat/message-view.js").MessageView;
 type ProjectsPage = import("../../web/js/projects/page.js").ProjectsPage;

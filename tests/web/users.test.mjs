@@ -153,7 +153,7 @@ test("helper takes over, replies, is read and returns", async () => {
   await openTab(guestPage, "People");
   await guestPage.getByLabel("User to add").fill("helper");
   await guestPage.getByRole("button", { name: "Add", exact: true }).click();
-  await row(helperPage, "My parcel is lost").locator("a").click();
+  await helperPage.getByRole("button", { name: "Accept My parcel is lost" }).click();
   await waitUntil(async () => (await getTexts(helperPage)).join() === "My parcel is lost,I am only a model.", "the earlier messages");
   await helperPage.locator(".sender", { hasText: "guest" }).waitFor();
   await guestPage.locator(".message.user").getByText("Seen").waitFor();
@@ -186,8 +186,41 @@ test("helper takes over, replies, is read and returns", async () => {
   await openTab(helperPage, "Memory");
   await helperPage.getByText("Only the owner of this chat can see this.").waitFor();
   await helperPage.getByRole("button", { name: "More", exact: true }).click();
-  assert.deepEqual(await helperPage.getByRole("menuitem").allInnerTexts(), ["Take over from the model", "Close chat"]);
+  assert.deepEqual(await helperPage.getByRole("menuitem").allInnerTexts(), ["Pin", "Archive", "Take over from the model", "Close chat", "Leave"]);
   await helperPage.keyboard.press("Escape");
+});
+
+test("invitations are accepted, declined, and chats are left", async () => {
+  const host = createApi(echoic.url, await createKey("ivan"));
+  const page = await openPageAs(await createKey("judy"));
+  await page.getByText("No chats yet").waitFor();
+  const invitations = page.getByRole("region", { name: "Invitations" });
+  assert.equal(await invitations.count(), 0);
+  const { sessionId } = await host.createSession({ title: "Plans", participants: ["judy"] });
+  await host.createSession({ title: "Spam", participants: ["judy"] });
+  await host.addMessage(sessionId, "user", "Shall we go?");
+  await invitations.getByText("Spam").waitFor();
+  await invitations.getByText("From ivan").first().waitFor();
+  await page.getByRole("button", { name: "Decline Spam" }).click();
+  await invitations.getByText("Spam").waitFor({ state: "detached" });
+  assert.equal(await row(page, "Plans").count(), 0);
+
+  await page.getByRole("button", { name: "Accept Plans" }).click();
+  await page.locator(".message", { hasText: "Shall we go?" }).waitFor();
+  await invitations.waitFor({ state: "hidden" });
+  await page.getByRole("button", { name: "More options for Plans" }).click();
+  await page.getByRole("menuitem", { name: "Pin" }).click();
+  await page.getByRole("heading", { name: "Pinned" }).waitFor();
+  assert.equal((await host.listSessions())[0].pinned, false);
+  const members = () => host.call("GET", `/api/chat-sessions/${sessionId}`).then(({ participants, invited }) => [participants, invited]);
+  assert.deepEqual(await members(), [["ivan", "judy"], []]);
+
+  await page.getByRole("button", { name: "More options for Plans" }).click();
+  await page.getByRole("menuitem", { name: "Leave" }).click();
+  await page.getByRole("dialog").getByRole("button", { name: "Leave" }).click();
+  await page.getByText("No chats yet").waitFor();
+  await page.getByRole("heading", { name: "What can I help with?" }).waitFor();
+  assert.deepEqual(await members(), [["ivan"], []]);
 });
 
 test("reply shows its tokens, cost and time to first token", async () => {

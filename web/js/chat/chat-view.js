@@ -410,8 +410,8 @@ export class ChatView {
 
   /** @param {ServerEvents["session"]} event */
   #handleSessionEvent({ action, session }) {
-    if (action === "deleted") {
-      showToast("This chat was deleted");
+    if (action === "deleted" || action === "left") {
+      showToast(action === "left" ? "You left this chat" : "This chat was deleted");
       return navigate(newChatHref());
     }
     const hasNewHead = session && session.headId !== this.thread.messages.at(-1)?.id;

@@ -159,12 +159,13 @@ export class MessageView {
 
 
   #renderVersions() {
-    const { siblingIds = [], id } = this.message;
-    if (siblingIds.length < 2) return null;
+    const { siblingIds = [], siblingCount = 0, siblingIndex = 0, id } = this.message;
+    if (siblingCount < 2) return null;
+    // Of many siblings only the nearest ones are listed. They include the ones before and after.
     const current = siblingIds.indexOf(id);
     const createStep = (/** @type {string} */ icon, /** @type {string} */ label, /** @type {number} */ target) =>
       createIconButton(icon, label, () => this.chat.switchTo(siblingIds[target]), { small: true, disabled: target < 0 || target >= siblingIds.length });
-    const position = el("span", { "aria-label": `Version ${current + 1} of ${siblingIds.length}`, role: "img" }, `${current + 1}/${siblingIds.length}`);
+    const position = el("span", { "aria-label": `Version ${siblingIndex + 1} of ${siblingCount}`, role: "img" }, `${siblingIndex + 1}/${siblingCount}`);
     return el("span.branches", {}, createStep("left", "Earlier version", current - 1), position, createStep("right", "Later version", current + 1));
   }
 

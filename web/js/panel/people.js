@@ -50,23 +50,24 @@ function renderStatus(chat, { status }) {
 function renderParticipants(chat, session) {
   const canManage = chat.app.canManage(session);
   const change = (/** @type {string[]} */ participants) => attempt(() => chat.change({ participants }));
-  const rows = session.participants.map((user) => {
+  const members = [...session.participants, ...session.invited];
+  const rows = members.map((user) => {
     const isOwner = user === session.userId;
-    const remove = () => change(session.participants.filter((each) => each !== user));
+    const remove = () => change(members.filter((each) => each !== user));
     const removeButton = canManage && !isOwner && createIconButton("close", `Remove ${user}`, remove, { small: true });
-    const note = [user === chat.userId && "you", isOwner && "owner"].filter(Boolean).join(", ");
+    const note = [user === chat.userId && "you", isOwner && "owner", session.invited.includes(user) && "invited"].filter(Boolean).join(", ");
     return el("li", {}, el("span.avatar", { "aria-hidden": "true" }, [...user][0].toUpperCase()), el("span.name", {}, user), el("span.muted", {}, note), removeButton);
   });
   const input = el("input.input", { placeholder: "User ID", "aria-label": "User to add", required: true, autocomplete: "off" });
   const onsubmit = async (/** @type {SubmitEvent} */ event) => {
     event.preventDefault();
     const user = input.value.trim();
-    if (session.participants.includes(user)) {
-      showToast(`${user} is already a participant`);
+    if (members.includes(user)) {
+      showToast(`${user} is already ${session.invited.includes(user) ? "invited" : "a participant"}`);
       return;
     }
     input.blur();
-    await change([...session.participants, user]);
+    await change([...members, user]);
   };
   const form = canManage && el("form.inline-form", { onsubmit }, input, el("button.button", { type: "submit" }, "Add"));
   return el("section.stack", {}, el("h3", {}, "Participants"), el("ul.people", {}, rows), form);

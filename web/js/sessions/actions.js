@@ -18,15 +18,21 @@ export function getChatActions(app, session, { rename }) {
     app.sessions.upsert(await call("PATCH", sessionPath(sessionId), fields));
     return true;
   });
-  if (!app.canManage(session)) return getParticipantActions(session, change);
   const archive = change({ archived: true });
   const unarchive = change({ archived: false });
   const archiveWithUndo = async () => (await archive()) && showToast("Archived", { label: "Undo", run: unarchive });
+  const placement = [
+    { label: pinned ? "Unpin" : "Pin", icon: "pin", run: change({ pinned: !pinned }) },
+    archived ? { label: "Unarchive", icon: "archive", run: unarchive } : { label: "Archive", icon: "archive", run: archiveWithUndo },
+  ];
+  if (!app.canManage(session)) {
+    const leave = { label: "Leave", icon: "close", danger: true, run: () => app.sessions.leave(session) };
+    return [...placement, null, ...getParticipantActions(session, change), null, leave];
+  }
   const hasProjects = app.projects.list.length > 0;
   return [
     { label: "Rename", icon: "pencil", run: rename },
-    { label: pinned ? "Unpin" : "Pin", icon: "pin", run: change({ pinned: !pinned }) },
-    archived ? { label: "Unarchive", icon: "archive", run: unarchive } : { label: "Archive", icon: "archive", run: archiveWithUndo },
+    ...placement,
     ...(hasProjects ? [{ label: "Move to project…", icon: "folder", run: () => moveToProject(app, session) }] : []),
     null,
     { label: "Export as Markdown", icon: "download", run: () => exportChats({ sessionId, format: "markdown" }, `${title}.md`) },
@@ -37,7 +43,7 @@ export function getChatActions(app, session, { rename }) {
 }
 
 /**
- * A participant in another user's chat may only choose who replies.
+ * A participant in another user's chat may choose who replies.
  *
  * @param {Session} session
  * @param {(fields: SessionChange) => () => unknown} change

@@ -1,7 +1,7 @@
 // The list of chats: pinned ones first, then by date.
 
 import { buildQuery, call, get, request, sessionPath } from "../api.js";
-import { createField, getText, openForm } from "../dialog.js";
+import { confirmAction, createField, getText, openForm } from "../dialog.js";
 import { el, setChildren, syncChildren, throttleToFrame } from "../dom.js";
 import { eventStream } from "../event-stream.js";
 import { getDateGroup } from "../format.js";
@@ -162,6 +162,19 @@ export class SessionList {
     for (const sessionId of this.#deleting) this.#delete(sessionId, { keepalive: true }).catch(() => {});
   }
 
+  /**
+   * Leaves another user's chat.
+   *
+   * @param {Session} session
+   */
+  async leave({ sessionId, title }) {
+    const isSure = await confirmAction("Leave chat", `You will no longer see “${truncate(title)}” until you are invited again.`, "Leave");
+    if (!isSure || !(await attempt(() => call("POST", sessionPath(sessionId, "/leave"), {})))) return;
+    this.#sessions.delete(sessionId);
+    this.#scheduleRender();
+    if (getOpenSessionId() === sessionId) navigate(newChatHref());
+  }
+
   async #loadMore() {
     const cursor = this.#cursor;
     if (!cursor) return;
@@ -193,7 +206,8 @@ export class SessionList {
 
   /** @param {ServerEvents["session"]} event */
   #handleSessionEvent({ action, sessionId, session }) {
-    if (action === "deleted") this.#sessions.delete(sessionId);
+    if (action === "invited") return;
+    if (action === "deleted" || action === "left") this.#sessions.delete(sessionId);
     else if (session && this.#isInLoadedRange(session)) return this.upsert(session);
     this.#scheduleRender();
   }

@@ -1,6 +1,6 @@
 // The sidebar: search, filter, chats, connection and main menu.
 
-import { getKey, setKey } from "../api.js";
+import { get, getKey, setKey } from "../api.js";
 import { createIcon, createIconButton, el, setChildren } from "../dom.js";
 import { eventStream } from "../event-stream.js";
 import { capitalize } from "../format.js";
@@ -25,6 +25,8 @@ export class Sidebar {
   #closeButton;
   /** The selected filter: a project id, `ARCHIVE`, or an empty string. */
   #selected = "";
+  /** @type {InvitationList | undefined} */
+  #invitations;
 
   /**
    * @param {App} app
@@ -46,6 +48,8 @@ export class Sidebar {
       el("div.sidebar-footer", {}, this.#connection, menuButton),
     );
     app.sessions.element.append(this.search.results);
+    eventStream.on("sync", () => this.#loadInvitations());
+    eventStream.on("session", ({ action }) => (action === "invited" || this.#invitations) && this.#loadInvitations());
     eventStream.on("state", () => this.showConnection());
     this.showConnection();
     addEventListener("projects", () => this.showProjects());
@@ -68,6 +72,18 @@ export class Sidebar {
     this.#filter.value = this.#selected;
     // The selected project was deleted.
     if (this.#filter.selectedIndex < 0) this.#filter.value = "";
+  }
+
+  async #loadInvitations() {
+    // Without a connection, the list of chats says so.
+    const page = await get("/api/chat-sessions?invited=true&limit=100").catch(() => null);
+    if (!page || (page.sessions.length === 0 && !this.#invitations)) return;
+    const { InvitationList } = await import("./invitations.js");
+    if (!this.#invitations) {
+      this.#invitations = new InvitationList(this.app);
+      this.app.sessions.element.prepend(this.#invitations.element);
+    }
+    this.#invitations.show(page.sessions);
   }
 
   get #isArchive() {
