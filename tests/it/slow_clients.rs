@@ -27,13 +27,18 @@ async fn send(server: &Server, text: &str) -> String {
 /// Opens responses and reads nothing of them, until one is refused, which is returned.
 async fn open_unread(server: &Server, path: &str, count: usize) -> (usize, Value) {
     let mut unread = Vec::new();
-    for _ in 0..count {
+    while unread.len() < count {
         let response = server.request(Method::GET, path).send().await.unwrap();
-        if response.status() != 200 {
-            assert_eq!(response.status(), 429);
-            return (unread.len(), response.json().await.unwrap());
+        if response.status() == 200 {
+            unread.push(response);
+            continue;
         }
-        unread.push(response);
+        let (status, refusal) = (response.status(), response.json::<Value>().await.unwrap());
+        // Sixteen exports at once keep the stand-in for MongoDB from answering in time.
+        if refusal["error"]["code"] != "store_unavailable" {
+            assert_eq!(status, 429, "{refusal}");
+            return (unread.len(), refusal);
+        }
     }
     panic!("{count} unread responses were accepted");
 }
@@ -47,7 +52,7 @@ async fn unread_answers_count_against_the_budget_of_bodies() {
     for (path, accepted) in
         [("/api/chat-sessions/s/messages?limit=100", 4), ("/api/export?sessionId=s", 16)]
     {
-        let (opened, refusal) = open_unread(&server, path, 2 * accepted).await;
+        let (opened, refusal) = within_deadline(open_unread(&server, path, 2 * accepted)).await;
         // Responses that were dropped before may still be held.
         assert!((1..=accepted).contains(&opened), "{path}: {opened}");
         assert_eq!(refusal["error"]["code"], "rate_limited", "{path}");
