@@ -8,6 +8,7 @@ pub mod anthropic;
 pub mod demo;
 pub mod embeddings;
 mod http;
+mod opaque_allowance;
 pub mod openai;
 pub mod resilient;
 
@@ -143,6 +144,14 @@ impl ProviderEvent {
                 PART_OVERHEAD_BYTES
             }
             Self::Usage(_) | Self::Model(_) | Self::Finish(_) => 0,
+        }
+    }
+
+    /// Bytes that this event holds before the reply begins. Opaque data is bounded by its parser.
+    fn held_bytes(&self) -> usize {
+        match self {
+            Self::Unsupported(name) | Self::Model(name) => PART_OVERHEAD_BYTES + name.len(),
+            event => event.reply_bytes(),
         }
     }
 
@@ -344,8 +353,12 @@ pub struct TextCompletion {
     pub error: Option<ProviderError>,
 }
 
-/// Returns the full reply instead of a stream.
-pub async fn complete_text(provider: &dyn Provider, prompt: &Prompt) -> TextCompletion {
+/// Returns the full reply instead of a stream. If `stopped` ends first, the call is cut off.
+pub async fn complete_text(
+    provider: &dyn Provider,
+    prompt: &Prompt,
+    stopped: impl Future<Output = ()>,
+) -> TextCompletion {
     let mut completion = TextCompletion {
         text: String::new(),
         usage: None,
@@ -354,7 +367,12 @@ pub async fn complete_text(provider: &dyn Provider, prompt: &Prompt) -> TextComp
         error: None,
     };
     // A failed reply still has its text and usage so far: tokens were spent on it.
-    completion.error = collect_completion(provider, prompt, &mut completion).await.err();
+    completion.error = tokio::select! {
+        collected = collect_completion(provider, prompt, &mut completion) => collected.err(),
+        () = stopped => {
+            Some(ProviderError::new(ProviderErrorKind::ConnectionFailed, "the call was cut off"))
+        }
+    };
     // Templates of some models open the thoughts themselves, so only their end is in the text.
     if let Some((_, answer)) = completion.text.rsplit_once("</think>") {
         completion.text = answer.trim_start().to_owned();

@@ -87,16 +87,21 @@ impl ResilientProvider {
                 .earlier_of(turn_deadline);
         let mut events = first_token.wait_for(self.inner.open_stream(prompt)).await??;
         let mut head = Vec::new();
+        let mut head_bytes = 0;
         // Usage may come before any text, and a server may answer 200 and then fail.
         while !head.iter().any(is_reply_event) {
             match first_token.wait_for(events.next()).await? {
-                Some(_) if head.len() > MAX_EARLY_EVENTS => {
+                Some(_) if head.len() > MAX_EARLY_EVENTS || head_bytes > MAX_REPLY_BYTES => {
                     return Err(ProviderError::new(
                         ProviderErrorKind::BadResponse,
                         "the provider sent too many events without a reply",
                     ));
                 }
-                Some(batch) => head.extend(batch?),
+                Some(batch) => {
+                    let batch = batch?;
+                    head_bytes += batch.iter().map(ProviderEvent::held_bytes).sum::<usize>();
+                    head.extend(batch);
+                }
                 None => {
                     return Err(ProviderError::retryable(
                         ProviderErrorKind::ConnectionFailed,

@@ -9,6 +9,7 @@ use crate::domain::message::FinishReason;
 use crate::domain::usage::MAX_TOKEN_COUNT;
 use crate::json::lenient::{self, RawObject};
 use crate::provider::http::{StreamParser, UsageCounts, errors};
+use crate::provider::opaque_allowance::OpaqueAllowance;
 use crate::provider::{ProviderError, ProviderEvent, push_reasoning, push_text, to_event_index};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -31,6 +32,7 @@ pub(super) struct AnthropicStreamParser {
     is_in_call: bool,
     /// Blocks of thinking and text since the last call, as they must be sent back.
     blocks: Vec<Value>,
+    allowance: OpaqueAllowance,
 }
 
 /// Token counts. Each event of a stream may repeat some of them; the last value counts.
@@ -173,7 +175,12 @@ impl AnthropicStreamParser {
             // The proof that the thinking is the API's own.
             "signature_delta" => self.push_thinking(&content),
             // Thinking that the API encrypts.
-            "redacted_thinking" => self.blocks.push(content.to_value()),
+            "redacted_thinking" => {
+                let block = content.to_value();
+                if self.allowance.take(block.to_string().len()) {
+                    self.blocks.push(block);
+                }
+            }
             "citations_delta" => push_citations(events, &content.list("citation")),
             "tool_use" => self.begin_call(events, index, &content),
             "input_json_delta" => {
@@ -213,6 +220,7 @@ impl AnthropicStreamParser {
         for field in ["thinking", "signature"] {
             if let (Some(Value::String(so_far)), Some(text)) =
                 (block.get_mut(field), content.text(field))
+                && self.allowance.take(text.len())
             {
                 so_far.push_str(&text);
             }
@@ -233,7 +241,8 @@ impl AnthropicStreamParser {
         self.is_in_call = true;
         let call = to_event_index(self.calls.len() - 1);
         let blocks = take_ordered_blocks(&mut self.blocks, call == 0);
-        let opaque_data = (!blocks.is_empty()).then(|| json!({ THINKING: blocks }));
+        let is_whole = !blocks.is_empty() && !self.allowance.is_spent();
+        let opaque_data = is_whole.then(|| json!({ THINKING: blocks }));
         events.push(ProviderEvent::ToolCall {
             index: call,
             provider_id: block.text("id"),

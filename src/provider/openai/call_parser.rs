@@ -7,6 +7,7 @@
 
 use super::reasoning_details::ReasoningDetails;
 use crate::json::lenient::{self, RawObject, is_filled};
+use crate::provider::opaque_allowance::OpaqueAllowance;
 use crate::provider::{ProviderEvent, to_event_index};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -31,6 +32,8 @@ pub(super) struct CallDelta {
     name: Option<String>,
     arguments: Option<String>,
     extra_content: Option<Value>,
+    /// Size of `extra_content`, in bytes.
+    extra_bytes: usize,
 }
 
 impl CallDelta {
@@ -41,8 +44,9 @@ impl CallDelta {
         // Gemini's place for the signature of a call:
         // <https://ai.google.dev/gemini-api/docs/thought-signatures>.
         let extra_content = object.get(EXTRA_CONTENT).filter(|value| is_filled(value));
+        let extra_bytes = extra_content.map_or(0, |value| value.get().len());
         let extra_content = extra_content.and_then(|value| serde_json::from_str(value.get()).ok());
-        Self { index, id: object.text("id"), extra_content, ..function }
+        Self { index, id: object.text("id"), extra_content, extra_bytes, ..function }
     }
 
     /// Reads `function_call`, the predecessor of `tool_calls`.
@@ -71,6 +75,8 @@ struct KnownCall {
     arguments: String,
     /// The data that the model wants back with the call.
     opaque_data: Map<String, Value>,
+    /// Whether a part of the data arrived after the call had begun.
+    has_late_data: bool,
 }
 
 impl KnownCall {
@@ -95,6 +101,7 @@ pub(super) struct CallParser {
     reasoning_details: ReasoningDetails,
     /// Whether details arrived after the first call.
     has_late_details: bool,
+    allowance: OpaqueAllowance,
 }
 
 impl CallParser {
@@ -111,25 +118,37 @@ impl CallParser {
     /// Adds the `reasoning_details` of a delta. Those that arrive after the first call belong to
     /// the message as well, for example the encrypted ones.
     pub(super) fn push_reasoning_details(&mut self, details: &[&RawValue]) {
-        details.iter().for_each(|detail| self.reasoning_details.push(detail));
+        for detail in details {
+            if self.allowance.take(detail.get().len()) {
+                self.reasoning_details.push(detail);
+            }
+        }
         self.has_late_details |= !details.is_empty() && !self.calls.is_empty();
     }
 
-    /// Emits the details that arrived after the first call. Call where the reply ends.
-    pub(super) fn flush_reasoning_details(&mut self, events: &mut Vec<ProviderEvent>) {
-        if !mem::take(&mut self.has_late_details) {
-            return;
-        }
-        if let Some(first) = self.calls.first_mut() {
+    /// Emits data that arrived after its call had begun. Call where the reply ends: the data of a
+    /// call may arrive in many deltas, and an event has all of it.
+    pub(super) fn flush_late_data(&mut self, events: &mut Vec<ProviderEvent>) {
+        if let Some(first) = self.calls.first_mut()
+            && mem::take(&mut self.has_late_details)
+        {
             let list = self.reasoning_details.to_value();
             first.opaque_data.insert(REASONING_DETAILS.to_owned(), list);
-            events.push(first.data_event(0));
+            first.has_late_data = true;
+        }
+        for (place, call) in self.calls.iter_mut().enumerate() {
+            if mem::take(&mut call.has_late_data) && !self.allowance.is_spent() {
+                events.push(call.data_event(place));
+            }
         }
     }
 
     /// The data that the model wants back with the next call.
     fn take_opaque_data(&mut self, extra_content: Option<Value>) -> Map<String, Value> {
         let mut data = Map::new();
+        if self.allowance.is_spent() {
+            return data;
+        }
         if !self.reasoning.is_empty() {
             data.insert(REASONING_CONTENT.to_owned(), mem::take(&mut self.reasoning).into());
         }
@@ -150,13 +169,16 @@ impl CallParser {
     pub(super) fn push_deltas(&mut self, events: &mut Vec<ProviderEvent>, deltas: Vec<CallDelta>) {
         // Calls of the same chunk are separate calls.
         let earlier = self.calls.len();
-        for delta in deltas {
+        for mut delta in deltas {
+            if delta.extra_content.is_some() && !self.allowance.take(delta.extra_bytes) {
+                delta.extra_content = None;
+            }
             let place = match (self.find_call(&delta, earlier), delta.name) {
                 (Some(place), _) => {
                     if let Some(content) = delta.extra_content {
                         let call = &mut self.calls[place];
                         merge_value(call.opaque_data.entry(EXTRA_CONTENT), content);
-                        events.push(call.data_event(place));
+                        call.has_late_data = true;
                     }
                     place
                 }
@@ -182,6 +204,7 @@ impl CallParser {
                         name,
                         arguments: String::new(),
                         opaque_data,
+                        has_late_data: false,
                     });
                     self.calls.len() - 1
                 }

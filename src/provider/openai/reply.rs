@@ -59,7 +59,7 @@ impl StreamParser for OpenAiStreamParser {
         let data = data.trim_ascii();
         if data == DONE_MARKER {
             self.thoughts.flush(events);
-            self.calls.flush_reasoning_details(events);
+            self.calls.flush_late_data(events);
             self.finish_calls(events);
             return Ok(true);
         }
@@ -71,7 +71,7 @@ impl StreamParser for OpenAiStreamParser {
 
     fn parse_end(&mut self, events: &mut Vec<ProviderEvent>) {
         self.thoughts.flush(events);
-        self.calls.flush_reasoning_details(events);
+        self.calls.flush_late_data(events);
     }
 
     fn parse_body(
@@ -128,7 +128,7 @@ impl OpenAiStreamParser {
             if let Some(word) = choice.text("finish_reason") {
                 self.has_finished = true;
                 self.thoughts.flush(events);
-                self.calls.flush_reasoning_details(events);
+                self.calls.flush_late_data(events);
                 events.push(ProviderEvent::Finish(self.map_finish_reason(&word)));
             }
         }
