@@ -9,9 +9,9 @@ use super::{MessageId, MessageType, SessionId, UserId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// A node is full once it holds this many messages …
+/// Number of messages in a full node.
 pub const MAX_NODE_MESSAGES: u32 = 10_000;
-/// … or once the next message would take it over this many bytes.
+/// A node is also full if the next message would take it over this many bytes.
 pub const MAX_NODE_BYTES: u64 = 128 * 1024;
 /// Bytes counted for a message in addition to its text and parts: ids, role, timestamps, counters.
 const MESSAGE_OVERHEAD_BYTES: u64 = 256;

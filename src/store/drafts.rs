@@ -13,9 +13,9 @@ use std::collections::{HashMap, HashSet};
 pub const MAX_CHUNK_MESSAGES: usize = 500;
 /// Bytes of texts and parts at which callers add the collected messages to a draft.
 pub const MAX_CHUNK_BYTES: usize = 1 << 20;
-/// An import with at most this many new messages is stored in one transaction …
+/// An import with at most this many new messages is stored in one transaction, if
+/// they have at most [`MAX_PENDING_BYTES`].
 const MAX_PENDING_MESSAGES: usize = 200;
-/// … if they have at most this many bytes.
 const MAX_PENDING_BYTES: usize = 256 << 10;
 
 /// The session that an import goes to.

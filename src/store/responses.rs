@@ -48,7 +48,7 @@ pub trait ResponseStore: Send + Sync {
     async fn find_session_by_reply(&self, reply: &MessageId) -> Result<SessionId>;
 
     /// Adds the recorded events to a stored response.
-    async fn save_recording(&self, turn: &TurnId, tape: &str) -> Result<()>;
+    async fn save_recording(&self, turn: &TurnId, recording: &str) -> Result<()>;
 
     /// Deletes a response; its messages remain. Returns whether it existed.
     async fn delete_response(&self, turn: &TurnId) -> Result<bool>;

@@ -36,9 +36,9 @@ pub struct MessageWords {
 pub struct SessionWords {
     /// The session, read together with the messages.
     pub session: Session,
-    /// Seq that precedes the messages …
+    /// Seq that precedes the messages.
     pub after_seq: u32,
-    /// … whose own seqs follow without gaps.
+    /// Their seqs follow `after_seq` without gaps.
     pub messages: Vec<MessageWords>,
 }
 

@@ -74,13 +74,27 @@ impl SessionUpdate {
     /// Whether the update has only fields that every participant may change: the status, and the
     /// caller's own values.
     fn is_for_participants(&self) -> bool {
-        self.title.is_none()
-            && self.meta.is_none()
-            && self.user_meta.is_none()
-            && self.theme.is_none()
-            && self.settings.is_none()
-            && self.participants.is_none()
-            && self.project_id.is_none()
+        // Every field is named: a new one must be decided about here.
+        let Self {
+            title,
+            meta,
+            user_meta,
+            theme,
+            settings,
+            participants,
+            project_id,
+            status: _,
+            archived: _,
+            pinned: _,
+            needs_consent: _,
+        } = self;
+        title.is_none()
+            && meta.is_none()
+            && user_meta.is_none()
+            && theme.is_none()
+            && settings.is_none()
+            && participants.is_none()
+            && project_id.is_none()
     }
 }
 

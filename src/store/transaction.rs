@@ -159,9 +159,13 @@ pub(crate) struct PriorRequest {
     pub(crate) turn_id: Option<TurnId>,
 }
 
+/// Children of a message among which a retry finds its reply. An imported message may have any
+/// number of them; the reply to a request is among the first.
+pub(crate) const MAX_SEARCHED_CHILDREN: u32 = 1_000;
+
 /// The error for an id that the session has in use. Databases report a duplicate key without saying
 /// which object has it.
-pub(crate) fn id_taken() -> Error {
+pub(crate) fn object_id_conflict() -> Error {
     Error::new(ErrorKind::IdConflict, "the session already has an object with this id")
 }
 
@@ -276,12 +280,12 @@ pub(crate) trait MessageTransaction {
         at: MessageLocation,
     ) -> Result<UserMessage>;
 
-    /// Lists the children of a message, oldest first.
-    async fn list_children(
+    /// Finds the oldest reply among the first [`MAX_SEARCHED_CHILDREN`] children of a message.
+    async fn find_first_reply(
         &mut self,
         row: &SessionRow,
         parent: MessageLocation,
-    ) -> Result<Vec<MessageLocation>>;
+    ) -> Result<Option<MessageLocation>>;
 }
 
 /// Nodes of a session, and the messages that are inserted into them.

@@ -218,9 +218,8 @@ pub enum PriorResult {
 #[derive(Debug, Clone)]
 pub struct FinishTurn {
     pub session_id: SessionId,
-    /// Must still hold the session's claim …
+    /// Must still hold the session's claim, in the name of `lease_holder`.
     pub turn_id: TurnId,
-    /// … in the name of this process.
     pub lease_holder: LeaseHolder,
     pub reply: NewMessage,
     /// Cost in billionths of the pricing currency; `None` without a price.

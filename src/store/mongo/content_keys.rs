@@ -24,7 +24,7 @@ pub(super) struct ContentKey {
     /// The value of `sessionId` in the session's nodes, summaries and embeddings.
     pub(super) key: SessionId,
     /// First revision of the session, the value of `born` in its other content.
-    pub(super) born: i64,
+    pub(super) created_revision: i64,
 }
 
 /// Content keys of sessions that this instance has read. A turn needs the key of a session that its
@@ -37,7 +37,7 @@ impl ContentKey {
         let key = session.get_str(CONTENT_KEY).map(SessionId::new_unchecked);
         Self {
             key: key.unwrap_or_else(|_| id.clone()),
-            born: session.get_i64("born").unwrap_or_default(),
+            created_revision: session.get_i64("born").unwrap_or_default(),
         }
     }
 }

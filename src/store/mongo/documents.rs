@@ -130,8 +130,8 @@ pub(super) struct NodeDoc {
     pub(super) number: i64,
     /// First revision of its session; distinguishes it from nodes of a deleted session with the
     /// same id.
-    #[serde(default)]
-    pub(super) born: i64,
+    #[serde(rename = "born", default)]
+    pub(super) created_revision: i64,
     /// Parent of the first message; all zero means no parent.
     pub(super) prev: MessageLocationDoc,
     pub(super) first_id: String,

@@ -33,7 +33,7 @@ struct UsageGroupDoc {
     key: Option<String>,
     turns: i64,
     estimated: i64,
-    beside: i64,
+    background_calls: i64,
     #[serde(deserialize_with = "deserialize_sum")]
     prompt: i64,
     #[serde(deserialize_with = "deserialize_sum")]
@@ -161,7 +161,7 @@ fn report_pipeline(query: &UsageQuery) -> Vec<Document> {
             "_id": key,
             "turns": one_if(is_reply.clone()),
             "estimated": one_if(doc! { "$and": [is_reply.clone(), { "$eq": ["$estimated", true] }] }),
-            "beside": one_if(doc! { "$not": [is_reply] }),
+            "backgroundCalls": one_if(doc! { "$not": [is_reply] }),
             "prompt": sum("$promptTokens"),
             "cached": sum("$cachedTokens"),
             "completion": sum("$completionTokens"),
@@ -201,7 +201,7 @@ impl UsageGroupDoc {
             key: self.key.unwrap_or_default(),
             turns: self.turns.unsigned_abs(),
             estimated_turns: self.estimated.unsigned_abs(),
-            background_calls: self.beside.unsigned_abs(),
+            background_calls: self.background_calls.unsigned_abs(),
             prompt_tokens: self.prompt.unsigned_abs(),
             cached_tokens: self.cached.unsigned_abs(),
             completion_tokens: self.completion.unsigned_abs(),

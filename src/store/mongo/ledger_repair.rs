@@ -6,7 +6,7 @@ use super::ledger::{plausible_or_zero, saturate_sum};
 use crate::domain::quota::{MAX_CALL_COST, QuotaSubject, parse_quota_key};
 use crate::domain::usage::MAX_TOKEN_COUNT;
 use crate::error::Result;
-use crate::store::ledger::MAX_DAILY_TOKENS;
+use crate::store::rules::is_impossible_total;
 use futures::TryStreamExt;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 
@@ -45,7 +45,7 @@ async fn repair_total(collections: &Collections, total: &Document) -> Result<()>
     let is_absurd = doc! { "$or": [
         { "$ne": ["$promptTokens", &prompt] },
         { "$ne": ["$completionTokens", &completion] },
-        { "$gt": ["$cost", MAX_CALL_COST] },
+        { "$ne": [{ "$ifNull": ["$cost", 0] }, &cost] },
     ] };
     let sums = vec![
         doc! { "$match": filter },
@@ -58,15 +58,23 @@ async fn repair_total(collections: &Collections, total: &Document) -> Result<()>
     ];
     let sums: Vec<Document> = collections.usage.aggregate(sums).await?.try_collect().await?;
     let sum = |field: &str| sums.first().map_or(0, |sums| saturate_sum(sums.get(field)));
-    let old_tokens = saturate_sum(total.get("tokens"));
-    let is_impossible = !(0..=MAX_DAILY_TOKENS).contains(&old_tokens)
-        || matches!(total.get("tokens"), Some(Bson::Double(_)));
-    if sum("absurd") > 0 || is_impossible {
-        tracing::warn!(quota = quota_key, "total with absurd usage computed again");
+    if sum("absurd") > 0
+        || is_impossible_total(read_integer(total, "tokens"), read_integer(total, "cost"))
+    {
+        tracing::warn!(quota = quota_key, "total recomputed: it contained impossible usage");
         // Only if nothing was added meanwhile. Then the next start repairs it.
         let same = doc! { "_id": total.get("_id"), "tokens": total.get("tokens") };
         let set = doc! { "$set": { "tokens": sum("tokens"), "cost": sum("cost") } };
         collections.spent.update_one(same, set).await?;
     }
     Ok(())
+}
+
+/// `None` for a sum that became a floating-point number.
+fn read_integer(total: &Document, field: &str) -> Option<i64> {
+    match total.get(field) {
+        None | Some(Bson::Null) => Some(0),
+        Some(Bson::Double(_)) => None,
+        sum => Some(saturate_sum(sum)),
+    }
 }

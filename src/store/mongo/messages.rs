@@ -8,10 +8,12 @@ use super::transaction::{MongoTransaction, TransactionMode, transact};
 use crate::domain::node::format_chat_id;
 use crate::domain::page::MessageView;
 use crate::domain::principal::AccessLevel;
-use crate::domain::{Message, MessageId, Principal, Session, SessionId};
+use crate::domain::{Message, MessageId, Principal, Role, Session, SessionId};
 use crate::error::{Error, Result};
 use crate::store::rules::{self, HistoryBudget, HistoryDecision};
-use crate::store::transaction::{LocatedMessage, MessageLocation, MessageTransaction, SessionRow};
+use crate::store::transaction::{
+    LocatedMessage, MAX_SEARCHED_CHILDREN, MessageLocation, MessageTransaction, SessionRow,
+};
 use crate::store::{
     HistoryLimits, HistoryMessage, MessagePage, MessageQuery, MessageStore, PostMessage,
     UserMessage,
@@ -123,13 +125,20 @@ impl MessageTransaction for MongoTransaction {
         self.load_message_doc(&row.session.id, at).await?.into_user_message()
     }
 
-    async fn list_children(
+    async fn find_first_reply(
         &mut self,
         row: &SessionRow,
-        under: MessageLocation,
-    ) -> Result<Vec<MessageLocation>> {
-        let found = self.find_children(&row.session.id, Some(under)).await?;
-        Ok(found.into_iter().map(|child| child.location).collect())
+        parent: MessageLocation,
+    ) -> Result<Option<MessageLocation>> {
+        let session = &row.session.id;
+        let children = self.find_children(session, Some(parent)).await?;
+        for child in children.iter().take(MAX_SEARCHED_CHILDREN as usize) {
+            let role = self.load_message_doc(session, child.location).await?.role;
+            if role == Role::Assistant.as_str() {
+                return Ok(Some(child.location));
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -302,7 +302,7 @@ fn to_node_doc(session: &SessionId, node: &NodeDump) -> Result<NodeDoc> {
         session_id: session.to_string(),
         // Later than the revision of any earlier session with this id, and not later than that of
         // this session, whose document is written last.
-        born: initial_revision(),
+        created_revision: initial_revision(),
         number: (*number).into(),
         prev: MessageLocationDoc { node: prev.node.into(), seq: prev.seq.into() },
         first_id: first_id.unwrap_or_default(),

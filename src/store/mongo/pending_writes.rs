@@ -160,7 +160,7 @@ fn open_node(
     NodeDoc {
         id: format_chat_id(key, at.node),
         session_id: key.to_string(),
-        born: created_revision,
+        created_revision,
         number: at.node.into(),
         prev: MessageLocationDoc { node: prev.node.into(), seq: prev.seq.into() },
         first_id: message.id.to_string(),

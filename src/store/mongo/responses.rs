@@ -23,13 +23,17 @@ pub(super) struct ResponseDoc {
     id: String,
     session_id: String,
     /// First revision of the session; absent in responses of version 0.1.0.
-    born: Option<i64>,
+    #[serde(rename = "born")]
+    created_revision: Option<i64>,
     reply_id: String,
-    question_id: String,
-    asker: String,
+    #[serde(rename = "questionId")]
+    user_message_id: String,
+    #[serde(rename = "asker")]
+    user: String,
     created_at: DateTime,
     request: String,
-    tape: Option<String>,
+    #[serde(rename = "tape")]
+    recording: Option<String>,
 }
 
 #[async_trait]
@@ -43,8 +47,9 @@ impl ResponseStore for MongoStore {
         // The unique index on the reply decides between two writers; both return the first one's.
         let of_reply =
             doc! { "sessionId": session.as_str(), "replyId": response.reply_id.as_str() };
-        let born = self.find_content_key(session).await?.map(|key| key.born);
-        let new = to_response_document(session, born, response);
+        let created_revision =
+            self.find_content_key(session).await?.map(|key| key.created_revision);
+        let new = to_response_document(session, created_revision, response);
         with_timeout(async {
             match self.collections.responses.insert_one(new).await {
                 Err(error) if !is_duplicate_key(&error) => Err(error.into()),
@@ -80,7 +85,10 @@ impl ResponseStore for MongoStore {
         });
         match access {
             // Of a session that was deleted, whose id another one has now.
-            Ok(born) if found.born.is_some() && found.born != born => {
+            Ok(created_revision)
+                if found.created_revision.is_some()
+                    && found.created_revision != created_revision =>
+            {
                 Err(Error::response_not_found())
             }
             Ok(_) => Ok((session, found.into_stored_response())),
@@ -101,8 +109,8 @@ impl ResponseStore for MongoStore {
         Ok(SessionId::new_unchecked(found.session_id))
     }
 
-    async fn save_recording(&self, turn: &TurnId, tape: &str) -> Result<()> {
-        let update = doc! { "$set": { "tape": tape } };
+    async fn save_recording(&self, turn: &TurnId, recording: &str) -> Result<()> {
+        let update = doc! { "$set": { "tape": recording } };
         let updated = self.collections.responses.update_one(doc! { "_id": turn.as_str() }, update);
         with_timeout(async { Ok(updated.await.map(|_| ())?) }).await
     }
@@ -119,31 +127,24 @@ impl MongoStore {
     }
 }
 
-/// `born` is the first revision of the session.
+/// `created_revision` is the first revision of the session.
 pub(super) fn to_response_document(
     session: &SessionId,
-    born: Option<i64>,
+    created_revision: Option<i64>,
     response: &StoredResponse,
 ) -> Document {
-    let StoredResponse {
-        turn_id,
-        reply_id,
-        user_message_id: question_id,
-        user: asker,
-        created_at,
-        request,
-        recording: tape,
-    } = response;
+    let StoredResponse { turn_id, reply_id, user_message_id, user, created_at, request, recording } =
+        response;
     doc! {
         "_id": turn_id.as_str(),
         "sessionId": session.as_str(),
-        "born": born,
+        "born": created_revision,
         "replyId": reply_id.as_str(),
-        "questionId": question_id.as_str(),
-        "asker": asker.as_str(),
+        "questionId": user_message_id.as_str(),
+        "asker": user.as_str(),
         "createdAt": to_bson_date(*created_at),
         "request": request,
-        "tape": tape.as_deref(),
+        "tape": recording.as_deref(),
     }
 }
 
@@ -152,11 +153,11 @@ impl ResponseDoc {
         StoredResponse {
             turn_id: TurnId::new_unchecked(self.id),
             reply_id: MessageId::new_unchecked(self.reply_id),
-            user_message_id: MessageId::new_unchecked(self.question_id),
-            user: UserId::new_unchecked(self.asker),
+            user_message_id: MessageId::new_unchecked(self.user_message_id),
+            user: UserId::new_unchecked(self.user),
             created_at: to_timestamp(self.created_at),
             request: self.request,
-            recording: self.tape,
+            recording: self.recording,
         }
     }
 }

@@ -173,7 +173,8 @@ impl MongoStore {
         let SessionWords { session, after_seq, messages } = words;
         let id = session.id.as_str();
         // Of a session that is gone: its words are deleted right after.
-        let born = self.find_content_key(&session.id).await?.map(|key| key.born);
+        let created_revision =
+            self.find_content_key(&session.id).await?.map(|key| key.created_revision);
         let seqs = doc! { "$gt": i64::from(*after_seq), "$lte": i64::from(words.last_seq()) };
         let words = &self.collections.words;
         words.delete_many(doc! { "sessionId": id, "seq": seqs }).await?;
@@ -182,7 +183,7 @@ impl MongoStore {
                 "_id": format!("{id}/{}", message.seq),
                 "owner": session.owner.as_str(),
                 "sessionId": id,
-                "born": born,
+                "born": created_revision,
                 "seq": i64::from(message.seq),
                 "messageId": message.id.as_str(),
                 "role": message.role.as_str(),

@@ -35,7 +35,8 @@ struct RemainsDoc {
     key: String,
     /// The deleted session and its first revision; absent if only content by key is left.
     session_id: Option<String>,
-    born: Option<i64>,
+    #[serde(rename = "born")]
+    created_revision: Option<i64>,
     touched_at: Option<DateTime>,
     /// When nothing was found under the key.
     swept_at: Option<DateTime>,
@@ -121,7 +122,11 @@ impl MongoStore {
                 found.into_iter().filter_map(|mut one| one.remove("_id")).collect();
             // A later session with the same id may have replaced some of them since.
             let mut some = doc! { "_id": { "$in": ids } };
-            some.extend(filter.get("born").map(|born| ("born".to_owned(), born.clone())));
+            some.extend(
+                filter
+                    .get("born")
+                    .map(|created_revision| ("born".to_owned(), created_revision.clone())),
+            );
             collection.delete_many(some).await?;
             if budget == 0 {
                 return Ok(false);
@@ -133,18 +138,25 @@ impl MongoStore {
     /// The collections with content, and which of it belongs to these remains. A session that was
     /// created since with the same id has a later revision in `born`.
     fn content_filters(&self, remains: &RemainsDoc) -> Vec<(&Collection<Document>, Document)> {
-        let RemainsDoc { key, session_id, born, .. } = remains;
+        let RemainsDoc { key, session_id, created_revision, .. } = remains;
         let collections = &self.collections;
-        let up_to_born = |filter: Document| match born {
-            Some(born) => {
+        let up_to_created = |filter: Document| match created_revision {
+            Some(created_revision) => {
                 let mut filter = filter;
-                filter.insert("born", doc! { "$not": { "$gt": born } });
+                filter.insert("born", doc! { "$not": { "$gt": created_revision } });
                 filter
             }
             None => filter,
         };
+        // Only content under the session's own id can be mixed up with that of a later session.
+        // Nodes of a draft were created after the session that got them.
+        let nodes = doc! { "sessionId": key };
+        let nodes = match session_id {
+            Some(session) if session == key => up_to_created(nodes),
+            _ => nodes,
+        };
         let mut filters = vec![
-            (&collections.nodes, up_to_born(doc! { "sessionId": key })),
+            (&collections.nodes, nodes),
             (&collections.summaries, doc! { "sessionId": key }),
             (&collections.embeddings, doc! { "sessionId": key }),
         ];
@@ -156,7 +168,7 @@ impl MongoStore {
                 &collections.responses,
                 &collections.idempotency_keys,
             ];
-            let filter = up_to_born(doc! { "sessionId": session });
+            let filter = up_to_created(doc! { "sessionId": session });
             filters.extend(by_session.map(|collection| (collection, filter.clone())));
         }
         filters
@@ -205,13 +217,13 @@ impl MongoTransaction {
     pub(super) async fn delete_loaded_session(&mut self) -> Result<()> {
         let Some(loaded) = &self.loaded else { return Ok(()) };
         let id = loaded.id.clone();
-        let ContentKey { key, born } = ContentKey::from_document(&id, &loaded.document);
+        let ContentKey { key, created_revision } = ContentKey::from_document(&id, &loaded.document);
         // Otherwise the commit would write the session's document again.
         self.discard_session();
         let collections = self.collections.clone();
         self.content_keys.remove(&id);
         self.delete_many(&collections.sessions, doc! { "_id": id.as_str() }).await?;
-        let remains = doc! { "sessionId": id.as_str(), "born": born };
+        let remains = doc! { "sessionId": id.as_str(), "born": created_revision };
         let listed = collections
             .drafts
             .replace_one(doc! { "_id": key.as_str() }, remains)
@@ -228,7 +240,7 @@ impl MongoTransaction {
         let own = vec![doc! { "_id": id.as_str() }, doc! { "sessionId": id.as_str() }];
         let found: Vec<RemainsDoc> =
             self.run_pipeline(&drafts, vec![doc! { "$match": { "$or": own } }]).await?;
-        Ok(found.into_iter().map(|remains| remains.born.unwrap_or_default()).max())
+        Ok(found.into_iter().map(|remains| remains.created_revision.unwrap_or_default()).max())
     }
 }
 

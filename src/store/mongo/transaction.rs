@@ -18,7 +18,7 @@ use super::write_concern::durable_write_concern;
 use super::{Collections, LONG_OPERATION_TIMEOUT, MongoStore, OPERATION_TIMEOUT};
 use crate::domain::SessionId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::transaction::{SessionRow, id_taken};
+use crate::store::transaction::{SessionRow, object_id_conflict};
 use futures::TryStreamExt;
 use mongodb::ClusterTime;
 use mongodb::bson::{Bson, DateTime, Document, Timestamp, deserialize_from_document, doc};
@@ -326,7 +326,9 @@ impl TransactionFailure {
             Self::Conflict => {
                 Error::store_unavailable("too many concurrent writes to this session")
             }
-            Self::Database(error) if is_duplicate_key(&error) => id_taken().with_source(error),
+            Self::Database(error) if is_duplicate_key(&error) => {
+                object_id_conflict().with_source(error)
+            }
             Self::Database(error) => error.into(),
         }
     }

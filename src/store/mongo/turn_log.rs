@@ -44,7 +44,8 @@ pub(super) struct LogBatchDoc {
     batch: i64,
     frames: Binary,
     /// First revision of the session; absent in logs of version 0.1.0.
-    born: Option<i64>,
+    #[serde(rename = "born")]
+    created_revision: Option<i64>,
     pub(super) ended_at: Option<DateTime>,
     /// An empty batch inserted by a recovering instance to end the log.
     #[serde(default)]
@@ -70,8 +71,8 @@ struct ClaimedSessionDoc {
     #[serde(rename = "_id")]
     id: String,
     active_turn: ClaimDoc,
-    #[serde(default)]
-    born: i64,
+    #[serde(rename = "born", default)]
+    created_revision: i64,
 }
 
 impl LogBatchDoc {
@@ -84,10 +85,10 @@ impl LogBatchDoc {
     }
 }
 
-/// `born` is the first revision of the session.
+/// `created_revision` is the first revision of the session.
 pub(super) fn to_batch_document(
     session: &SessionId,
-    born: Option<i64>,
+    created_revision: Option<i64>,
     turn: &TurnId,
     batch: &LogBatch,
 ) -> Document {
@@ -96,7 +97,7 @@ pub(super) fn to_batch_document(
         "turnId": turn.as_str(),
         "batch": i64::from(batch.number),
         "sessionId": session.as_str(),
-        "born": born,
+        "born": created_revision,
         "frames": frames,
     }
 }
@@ -118,8 +119,8 @@ impl TurnLogStore for MongoStore {
                 return Ok(lost);
             }
             let documents = held.iter().map(|TurnLogEntry { session_id, turn_id, batch }| {
-                let born = claimed.get(turn_id.as_str()).copied();
-                to_batch_document(session_id, born, turn_id, batch)
+                let created_revision = claimed.get(turn_id.as_str()).copied();
+                to_batch_document(session_id, created_revision, turn_id, batch)
             });
             let inserted = self.collections.turn_log.insert_many(documents).ordered(false).await;
             match inserted {
@@ -154,11 +155,13 @@ impl TurnLogStore for MongoStore {
         if log.is_empty() || is_past {
             return Ok(Vec::new());
         }
-        let Some(ContentKey { born, .. }) = self.find_content_key(session).await? else {
+        let Some(ContentKey { created_revision, .. }) = self.find_content_key(session).await?
+        else {
             return Ok(Vec::new());
         };
         let is_own = |batch: &LogBatchDoc| {
-            batch.session_id == session.as_str() && batch.born.is_none_or(|of_log| of_log == born)
+            batch.session_id == session.as_str()
+                && batch.created_revision.is_none_or(|of_log| of_log == created_revision)
         };
         if !log.iter().all(is_own) {
             return Ok(Vec::new());
@@ -251,9 +254,9 @@ impl MongoStore {
             .await?;
         let claimed = found.iter().filter_map(|session| {
             let claim = session.get_document("activeTurn").ok()?;
-            let born = session.get_i64("born").unwrap_or_default();
+            let created_revision = session.get_i64("born").unwrap_or_default();
             (claim.get_str("boot").ok()? != SEALED_BOOT)
-                .then_some((claim.get_str("turnId").ok()?.to_owned(), born))
+                .then_some((claim.get_str("turnId").ok()?.to_owned(), created_revision))
         });
         Ok(claimed.collect())
     }
@@ -287,11 +290,12 @@ impl MongoStore {
 
     /// Takes a turn over for recovery; `None` if it has ended in the meantime.
     async fn seal_orphan(&self, claimed: &ClaimedSessionDoc) -> Result<Option<OrphanedTurn>> {
-        let ClaimedSessionDoc { id, active_turn: claim, born } = claimed;
+        let ClaimedSessionDoc { id, active_turn: claim, created_revision } = claimed;
         let session_id = SessionId::new_unchecked(id.as_str());
         let turn = claim.active_turn();
         let former_holder = claim.lease_holder();
-        let sealed = self.seal_turn(&session_id, *born, &turn.turn_id, &former_holder).await?;
+        let sealed =
+            self.seal_turn(&session_id, *created_revision, &turn.turn_id, &former_holder).await?;
         Ok(sealed.map(|(log, next_batch)| {
             let lease_holder = LeaseHolder { boot: SEALED_BOOT.to_owned(), ..former_holder };
             OrphanedTurn { session_id, turn, lease_holder, log, next_batch }
@@ -375,7 +379,7 @@ impl MongoStore {
     async fn seal_turn(
         &self,
         session: &SessionId,
-        born: i64,
+        created_revision: i64,
         turn: &TurnId,
         former_holder: &LeaseHolder,
     ) -> Result<Option<(Vec<Bytes>, u32)>> {
@@ -396,7 +400,7 @@ impl MongoStore {
             let next = log.last().map_or(0, LogBatchDoc::next_number);
             if !log.last().is_some_and(|last| last.is_seal) {
                 let batch = LogBatch { number: next, frames: Bytes::new() };
-                let mut seal = to_batch_document(session, Some(born), turn, &batch);
+                let mut seal = to_batch_document(session, Some(created_revision), turn, &batch);
                 seal.insert("isSeal", true);
                 match self.collections.turn_log.insert_one(seal).await {
                     Ok(_) => {}

@@ -75,8 +75,8 @@ impl TurnTransaction for MongoTransaction {
         last: &LogBatch,
         now: Timestamp,
     ) -> Result<()> {
-        let born = self.loaded.as_ref().map(|session| session.created_revision);
-        let mut batch = to_batch_document(&row.session.id, born, turn, last);
+        let created_revision = self.loaded.as_ref().map(|session| session.created_revision);
+        let mut batch = to_batch_document(&row.session.id, created_revision, turn, last);
         batch.insert("endedAt", to_bson_date(now));
         self.last_log_batch = Some(batch);
         self.last_log_bytes = last.frames.len();

@@ -108,23 +108,10 @@ pub(super) async fn build_repeated_outcome(
         Some(turn) => {
             PriorResult::Turn { turn_id: turn.turn_id.clone(), reply_id: turn.message_id.clone() }
         }
-        None => match find_first_reply(tx, &row, duplicate.location).await? {
-            Some(reply) => PriorResult::Reply(Box::new(reply)),
+        None => match tx.find_first_reply(&row, duplicate.location).await? {
+            Some(at) => PriorResult::Reply(Box::new(tx.read_message(&row, at).await?)),
             None => PriorResult::Unanswered(id),
         },
     };
     Ok(BeginOutcome::Repeated { session: Box::new(row.session), prior })
-}
-
-async fn find_first_reply(
-    tx: &mut impl StoreTransaction,
-    row: &SessionRow,
-    parent: MessageLocation,
-) -> Result<Option<Message>> {
-    for at in tx.list_children(row, parent).await? {
-        if tx.read_user_message(row, at).await?.role == Role::Assistant {
-            return tx.read_message(row, at).await.map(Some);
-        }
-    }
-    Ok(None)
 }

@@ -5,10 +5,16 @@ use crate::domain::quota::{Quota, QuotaUnit, UsagePayer};
 use crate::domain::usage::Cost;
 use crate::domain::{CallKind, Session, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::ledger::quota_window;
+use crate::store::ledger::{MAX_DAILY_TOKENS, quota_window};
 use crate::store::transaction::{SessionRow, StoreTransaction};
 use crate::store::{FinishTurn, LedgerEntry};
 use serde_json::json;
+
+/// Whether a day's total cannot come from replies. `None`: the sum is no integer.
+pub(in crate::store) fn is_impossible_total(tokens: Option<i64>, cost: Option<i64>) -> bool {
+    tokens.is_none_or(|tokens| !(0..=MAX_DAILY_TOKENS).contains(&tokens))
+        || cost.is_none_or(|cost| cost < 0)
+}
 
 /// Rejects a turn if one of the quotas is exhausted. Errors: `quota_exceeded`.
 pub(super) async fn check_quotas(

@@ -38,6 +38,7 @@ pub(super) use import::{
     import_session, mentioned_ids,
 };
 pub(super) use invitations::{accept_invitation, leave_session};
+pub(in crate::store) use ledger::is_impossible_total;
 pub(crate) use ledger::quota_exceeded;
 pub(super) use members::initial_members;
 pub(super) use message_pages::{MessagePageBuilder, anchor_off_path};

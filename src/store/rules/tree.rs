@@ -16,9 +16,9 @@ use std::collections::HashSet;
 
 /// A page of nodes ends once their texts have this many bytes.
 const MAX_PAGE_BYTES: usize = 8 << 20;
-/// A path with at most this many messages in the session up to its end …
+/// A path is copied in one transaction if the session has at most this many messages up to its end,
+/// and the path at most [`MAX_SHORT_FORK_NODES`] nodes.
 const MAX_SHORT_FORK_MESSAGES: u32 = 200;
-/// … and at most this many nodes is copied in one transaction.
 const MAX_SHORT_FORK_NODES: usize = 2;
 
 /// Makes the newest leaf below a message the head.

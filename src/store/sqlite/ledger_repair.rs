@@ -5,8 +5,9 @@ use super::ledger::plausible_or_zero;
 use crate::domain::quota::{MAX_CALL_COST, QuotaSubject, parse_quota_key};
 use crate::domain::usage::MAX_TOKEN_COUNT;
 use crate::error::Result;
-use crate::store::ledger::MAX_DAILY_TOKENS;
-use rusqlite::{Connection, params};
+use crate::store::rules::is_impossible_total;
+use rusqlite::types::FromSql;
+use rusqlite::{Connection, Row, params};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
@@ -23,7 +24,7 @@ pub(super) fn repair_totals(connection: &mut Connection) -> Result<()> {
 }
 
 struct SuspectTotal {
-    purse: String,
+    quota_key: String,
     day: i64,
     /// Whether the total is impossible by itself.
     is_absurd: bool,
@@ -32,19 +33,24 @@ struct SuspectTotal {
 /// A total that includes an absurd count is larger than any single count.
 fn find_suspects(db: &Connection) -> Result<Vec<SuspectTotal>> {
     let sql = format!(
-        "SELECT purse, day, typeof(tokens) <> 'integer' OR typeof(cost) <> 'integer' \
-         OR tokens NOT BETWEEN 0 AND {MAX_DAILY_TOKENS} OR cost < 0 FROM spent \
+        "SELECT purse, day, tokens, cost FROM spent \
          WHERE tokens NOT BETWEEN 0 AND {MAX_TOKEN_COUNT} OR cost NOT BETWEEN 0 AND {MAX_CALL_COST}"
     );
     let mut statement = db.prepare(&sql)?;
     let suspects = statement.query_map([], |row| {
-        Ok(SuspectTotal { purse: row.get(0)?, day: row.get(1)?, is_absurd: row.get(2)? })
+        let is_absurd = is_impossible_total(read_integer(row, 2), read_integer(row, 3));
+        Ok(SuspectTotal { quota_key: row.get(0)?, day: row.get(1)?, is_absurd })
     })?;
     Ok(suspects.collect::<Result<_, _>>()?)
 }
 
+/// `None` for a sum that became a floating-point number.
+fn read_integer(row: &Row<'_>, column: usize) -> Option<i64> {
+    row.get_ref(column).ok().and_then(|value| i64::column_result(value).ok())
+}
+
 fn repair_total(db: &Connection, suspect: &SuspectTotal) -> Result<()> {
-    let (condition, first, second) = match parse_quota_key(&suspect.purse) {
+    let (condition, first, second) = match parse_quota_key(&suspect.quota_key) {
         Some(QuotaSubject::User(user)) => ("user_id = ?1 AND ?2 IS NULL", user, None),
         Some(QuotaSubject::Key(key)) => ("key_id = ?1 AND ?2 IS NULL", key, None),
         Some(QuotaSubject::Project { project, owner }) => {
@@ -65,9 +71,12 @@ fn repair_total(db: &Connection, suspect: &SuspectTotal) -> Result<()> {
     let (tokens, cost, has_absurd): (i64, i64, bool) =
         db.query_row(&sql, bounds, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     if has_absurd || suspect.is_absurd {
-        tracing::warn!(quota = suspect.purse, tokens, "total with absurd usage computed again");
+        tracing::warn!(
+            quota = suspect.quota_key,
+            "total recomputed: it contained impossible usage"
+        );
         let sql = "UPDATE spent SET tokens = ?3, cost = ?4 WHERE purse = ?1 AND day = ?2";
-        db.execute(sql, params![suspect.purse, suspect.day, tokens, cost])?;
+        db.execute(sql, params![suspect.quota_key, suspect.day, tokens, cost])?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::SqliteStore;
 use super::paths::{
-    add_siblings, find_message, find_message_by_id, find_newest_message, list_children,
+    add_siblings, find_first_reply, find_message, find_message_by_id, find_newest_message,
     list_siblings, walk_backward, walk_forward,
 };
 use super::rows::{SELECT_MESSAGE, SEQ_MASK, decode_message, decode_word, message_key};
@@ -162,13 +162,12 @@ impl MessageTransaction for SqliteTransaction<'_> {
         })
     }
 
-    async fn list_children(
+    async fn find_first_reply(
         &mut self,
         row: &SessionRow,
         parent: MessageLocation,
-    ) -> Result<Vec<MessageLocation>> {
-        let found = list_children(self.db, self.session_key(row)?, Some(parent))?;
-        Ok(found.into_iter().map(|child| child.location).collect())
+    ) -> Result<Option<MessageLocation>> {
+        find_first_reply(self.db, self.session_key(row)?, parent)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::store::NewMessage;
 use crate::store::stored_values::{encode_json, encode_parts, to_i64};
 use crate::store::transaction::{
-    MessageInsert, MessageLocation, NodeHeader, NodeTransaction, SessionRow, id_taken,
+    MessageInsert, MessageLocation, NodeHeader, NodeTransaction, SessionRow, object_id_conflict,
 };
 use rusqlite::{Connection, params};
 use std::ops::ControlFlow;
@@ -130,7 +130,7 @@ fn insert_message_row(db: &Connection, session: i64, insert: MessageInsert<'_>) 
         Err(error)
             if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) =>
         {
-            Err(id_taken())
+            Err(object_id_conflict())
         }
         other => other.map(|_| ()).map_err(Error::from),
     }

@@ -5,10 +5,12 @@
 //! small row per node, plus some messages of other branches that are in between.
 
 use super::rows::{message_key, seq_from_key};
-use crate::domain::{Message, MessageId};
+use crate::domain::{Message, MessageId, Role};
 use crate::error::Result;
-use crate::store::transaction::{LocatedMessage, MessageLocation, describe_siblings};
-use rusqlite::{Connection, OptionalExtension, Row};
+use crate::store::transaction::{
+    LocatedMessage, MAX_SEARCHED_CHILDREN, MessageLocation, describe_siblings,
+};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::ControlFlow;
@@ -258,6 +260,32 @@ pub(super) fn list_children(
     }
     found.sort_unstable_by_key(|child| child.location.seq);
     Ok(found)
+}
+
+/// Finds the oldest reply among the first children of a message. Only roles are read.
+pub(super) fn find_first_reply(
+    db: &Connection,
+    session: i64,
+    parent: MessageLocation,
+) -> Result<Option<MessageLocation>> {
+    let next = find_next_in_node(db, session, parent)?.map(|next| next.location);
+    let sql = "SELECT child.seq, child.node FROM \
+               (SELECT ?2 AS seq, ?3 AS node WHERE ?2 IS NOT NULL \
+                UNION ALL SELECT * FROM (SELECT first_seq, number FROM nodes \
+                WHERE session = ?1 AND prev_seq = ?4 ORDER BY number LIMIT ?5)) AS child \
+               JOIN messages ON key = ?6 + child.seq WHERE role = ?7 \
+               ORDER BY child.seq LIMIT 1";
+    let values = params![
+        session,
+        next.map(|next| next.seq),
+        next.map(|next| next.node),
+        parent.seq,
+        MAX_SEARCHED_CHILDREN,
+        message_key(session, 0),
+        Role::Assistant.as_str(),
+    ];
+    let location = |row: &Row<'_>| Ok(MessageLocation { seq: row.get(0)?, node: row.get(1)? });
+    Ok(db.prepare_cached(sql)?.query_row(values, location).optional()?)
 }
 
 /// The message after this one in its own node.

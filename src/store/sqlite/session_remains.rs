@@ -57,6 +57,14 @@ pub(super) fn abandon_drafts(db: &Connection) -> Result<()> {
     Ok(())
 }
 
+/// Whether a key's content may be deleted. Marks its draft as abandoned, unless it was written or
+/// became a session since it was found.
+fn claim_abandoned(db: &Connection, key: i64) -> Result<bool> {
+    let sql = "UPDATE drafts SET touched_at = 0 \
+               WHERE key = ?1 AND touched_at < (unixepoch() - ?2) * 1000";
+    Ok(db.prepare_cached(sql)?.execute((key, DRAFT_TTL_SECONDS))? > 0)
+}
+
 pub(super) fn abandon_draft(db: &Connection, key: i64) -> Result<()> {
     db.prepare_cached("UPDATE drafts SET touched_at = 0 WHERE key = ?1")?.execute([key])?;
     Ok(())
@@ -120,8 +128,7 @@ impl SqliteStore {
         let key = self.run_read(|db| find_abandoned(db)).await?;
         let Some(key) = key else { return Ok(false) };
         self.run_step(move |db| {
-            abandon_draft(db, key)?;
-            if delete_some_content(db, key, &mut StepBudget::new())? {
+            if claim_abandoned(db, key)? && delete_some_content(db, key, &mut StepBudget::new())? {
                 db.prepare_cached("DELETE FROM drafts WHERE key = ?1")?.execute([key])?;
             }
             Ok(true)

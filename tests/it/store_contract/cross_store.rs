@@ -318,8 +318,8 @@ impl StoreUnderTest {
         let next = (!step.choice.is_multiple_of(4)).then(|| lease_holder("one"));
         match self.store.finish_turn(finish(&begun, &text(step), next)).await.unwrap() {
             None => "the claim is gone".to_owned(),
-            Some(FinishOutcome { next, skipped: passed_over }) => {
-                let rendered = format!("{next:?} {passed_over:?}");
+            Some(FinishOutcome { next, skipped }) => {
+                let rendered = format!("{next:?} {skipped:?}");
                 self.begun.extend(next.map(|next| *next));
                 rendered
             }

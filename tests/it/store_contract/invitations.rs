@@ -99,10 +99,13 @@ pub async fn invited_user_is_a_stranger_until_they_accept(store: &Arc<dyn Store>
     assert!(store.search_titles(&bob, &search).await.unwrap().is_empty());
     assert_eq!(store.search_titles(&ada, &search).await.unwrap().len(), 1);
 
-    let told = invitations(store, &bob).await.pop().unwrap();
-    assert_eq!((told.id.as_str(), told.owner.as_str(), &*told.title), ("s", "ada", "Garden plans"));
-    assert_eq!((told.messages_count, told.last_message, told.head_id), (0, None, None));
-    assert_eq!((told.last_message_at, told.updated_at), (None, told.created_at));
+    let invited = invitations(store, &bob).await.pop().unwrap();
+    assert_eq!(
+        (invited.id.as_str(), invited.owner.as_str(), &*invited.title),
+        ("s", "ada", "Garden plans")
+    );
+    assert_eq!((invited.messages_count, invited.last_message, invited.head_id), (0, None, None));
+    assert_eq!((invited.last_message_at, invited.updated_at), (None, invited.created_at));
     assert!(invitations(store, &eve).await.is_empty());
 
     let refused = store.accept_invitation(&eve, &id("s"), at(6000)).await.unwrap_err();

@@ -112,6 +112,20 @@ async fn sweep_empties_every_collection_in_bounded_steps() {
 }
 
 #[tokio::test]
+async fn messages_imported_into_an_older_session_are_swept_with_it() {
+    let Some(mongo) = OpenMongo::open().await else { return };
+    let ada = user("ada");
+    create(&mongo.store, &ada, "s").await;
+    post(&mongo.store, &ada, "s", message("ada", Role::User, "hi", 0), MessageParent::Head).await;
+    let mut draft = begin(&mongo.store, "s").await;
+    add(&mongo.store, &mut draft, long_chain(0, LARGE)).await;
+    mongo.store.finish_import(draft, end(), at(0)).await.unwrap();
+    mongo.store.delete_session(&ada, &id("s")).await.unwrap();
+    sweep(&mongo.store).await;
+    assert_eq!(mongo.count_content().await, 0);
+}
+
+#[tokio::test]
 async fn draft_of_a_lost_instance_is_swept_and_a_living_one_not() {
     let Some(mongo) = OpenMongo::open().await else { return };
     let mut lost = begin(&mongo.store, "s").await;

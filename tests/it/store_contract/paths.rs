@@ -2,7 +2,7 @@
 //! path from the root to the head and lose no message, and memory reads that path.
 
 use super::{at, begin, begin_running, create, finish, id, message, post, stored_messages, user};
-use echoic::domain::memory::{MemoryOptions, MemoryStrategy as Way};
+use echoic::domain::memory::{MemoryOptions, MemoryStrategy};
 use echoic::domain::message::MESSAGE_TOKEN_OVERHEAD;
 use echoic::domain::page::MessageView;
 use echoic::domain::principal::AccessLevel;
@@ -212,7 +212,8 @@ impl TreeFixture<'_> {
         let on_path: Vec<_> = path.iter().map(|at| model.ids[*at].clone()).collect();
         let shown = stored_messages(self.store, &self.ada, session, MessageView::Path).await;
         assert_eq!(shown.iter().map(|m| m.id.clone()).collect::<Vec<_>>(), on_path);
-        let memory = MemoryOptions { strategy: Some(Way::Buffer), ..MemoryOptions::default() };
+        let memory =
+            MemoryOptions { strategy: Some(MemoryStrategy::Buffer), ..MemoryOptions::default() };
         let plan = self
             .memory
             .plan_prompt(&SessionSettings { memory, ..SessionSettings::default() }, None)
@@ -229,7 +230,7 @@ impl TreeFixture<'_> {
     /// Recalled messages are on this path, although the cached index may be of the previous one.
     async fn check_recall(&self, read: &Session, on_path: &[MessageId]) {
         let memory = MemoryOptions {
-            strategy: Some(Way::Recall),
+            strategy: Some(MemoryStrategy::Recall),
             max_tokens: Some(120),
             recall_tokens: Some(120),
             ..MemoryOptions::default()
@@ -270,7 +271,7 @@ impl TreeFixture<'_> {
 
 pub async fn random_branching_keeps_one_path_and_loses_nothing(store: &Arc<dyn Store>) {
     let defaults = MemoryDefaults {
-        strategy: Way::Buffer,
+        strategy: MemoryStrategy::Buffer,
         max_tokens: None,
         context_window: Some(1_000_000),
         model: "gpt-4o".to_owned(),

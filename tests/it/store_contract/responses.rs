@@ -50,8 +50,8 @@ pub async fn response_is_stored_once_per_reply_for_its_participants(store: &Arc<
     assert_eq!(error.kind, ErrorKind::ResponseNotFound);
 
     store.save_recording(&first.turn_id, "[1]").await.unwrap();
-    let taped = StoredResponse { recording: Some("[1]".to_owned()), ..first.clone() };
-    assert_eq!(store.get_response(&ada, &first.turn_id).await.unwrap().1, taped);
+    let with_recording = StoredResponse { recording: Some("[1]".to_owned()), ..first.clone() };
+    assert_eq!(store.get_response(&ada, &first.turn_id).await.unwrap().1, with_recording);
     assert!(store.delete_response(&first.turn_id).await.unwrap());
     assert!(!store.delete_response(&first.turn_id).await.unwrap());
     store.save_recording(&first.turn_id, "[1]").await.unwrap();

@@ -219,7 +219,7 @@ pub async fn fork_of_a_path_over_many_nodes_is_complete(store: &Arc<dyn Store>) 
         // Every third message has a sibling that is not on the path.
         post(store, &ada, "s", message.clone(), MessageParent::Head).await;
         if number % 3 == 1 {
-            message.id = message_id(&format!("beside {number}"));
+            message.id = message_id(&format!("sibling {number}"));
             post(store, &ada, "s", message, under(&(number - 1).to_string())).await;
             store.set_head(&ada, &id("s"), &message_id(&number.to_string()), at(40)).await.unwrap();
         }

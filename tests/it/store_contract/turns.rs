@@ -141,7 +141,7 @@ pub async fn content_key_repeats_the_newest_turn_for_two_minutes(store: &Arc<dyn
     let mut replies = Vec::new();
     for millis in [0, 60_000] {
         let Ok(BeginOutcome::Running(begun)) = send(RetryWindow::Disabled, millis).await else {
-            panic!("it is said anew")
+            panic!("it is stored again")
         };
         store.finish_turn(finish(&begun, "well", None)).await.unwrap().unwrap();
         replies.push(begun.turn.message_id.clone());
