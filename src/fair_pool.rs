@@ -98,15 +98,20 @@ impl<S: Send + 'static> FairPool<S> {
         Ok(pool)
     }
 
-    /// Runs `work` on a thread of the pool. It does not run if this future is dropped before.
+    /// Runs `work` on a thread of the pool. If this future is dropped before, the work does not
+    /// run. It is dropped at once with all that it holds: a request that waits may hold a large
+    /// body.
     pub async fn run<T, F>(&self, priority: JobPriority, work: F) -> Result<T, JobError>
     where
         T: Send + 'static,
         F: FnOnce(&mut S) -> T + Send + 'static,
     {
         let (sender, result) = oneshot::channel();
+        let waiting = WaitingWork(Arc::new(Mutex::new(Some(work))));
+        let work = waiting.0.clone();
         let job = move |state: &mut S| {
-            if !sender.is_closed() {
+            let work = work.lock().take();
+            if let Some(work) = work {
                 let _ = sender.send(work(state));
             }
         };
@@ -120,6 +125,15 @@ impl<S: Send + 'static> FairPool<S> {
         let threads = std::mem::take(&mut *self.threads.lock());
         let join = move || threads.into_iter().for_each(|thread| drop(thread.join()));
         let _ = tokio::task::spawn_blocking(join).await;
+    }
+}
+
+/// The work of a job until a thread takes it. Dropped with the future that waits for it.
+struct WaitingWork<F>(Arc<Mutex<Option<F>>>);
+
+impl<F> Drop for WaitingWork<F> {
+    fn drop(&mut self) {
+        drop(self.0.lock().take());
     }
 }
 
@@ -294,6 +308,7 @@ mod tests {
                 let job = async move {
                     pool.run(JobPriority::Shared, move |()| blocked.lock().recv().is_ok()).await
                 };
+                #[expect(clippy::disallowed_methods, reason = "joined below")]
                 tokio::spawn(run_as(UserId::new_unchecked("ann"), job))
             })
             .collect();
@@ -309,6 +324,24 @@ mod tests {
         }
         pool.close().await;
         assert_eq!(pool.run(JobPriority::Shared, |()| ()).await, Err(JobError::Closed));
+    }
+
+    #[tokio::test]
+    async fn dropped_request_drops_its_waiting_work() {
+        let pool = FairPool::start("test", vec![()], None).unwrap();
+        let (release, blocked) = mpsc::channel::<()>();
+        let busy = pool.run(JobPriority::Shared, move |()| blocked.recv().is_ok());
+        let body = Arc::new(());
+        let held = body.clone();
+        let waiting = pool.run(JobPriority::Shared, move |()| drop(held));
+        let (mut busy, mut waiting) = (Box::pin(busy), Box::pin(waiting));
+        assert!(futures::poll!(&mut busy).is_pending());
+        assert!(futures::poll!(&mut waiting).is_pending());
+        assert_eq!(Arc::strong_count(&body), 2);
+        drop(waiting);
+        assert_eq!(Arc::strong_count(&body), 1);
+        release.send(()).unwrap();
+        assert_eq!(busy.await, Ok(true));
     }
 
     #[tokio::test]

@@ -48,11 +48,17 @@ pub(super) async fn authenticate(
     let (mut parts, body) = request.into_parts();
     let policy = policies.find(&parts.method, matched_route(&parts));
     parts.extensions.insert(policy);
-    if policy.access == RouteAccess::Public {
-        return next.run(Request::from_parts(parts, body)).await;
-    }
     let address = client_address(&api, &parts);
-    let (response, user) = authenticate_user(&api, policy, address, parts, body, next).await;
+    let (response, user) = match policy.access {
+        RouteAccess::Probe => return next.run(Request::from_parts(parts, body)).await,
+        RouteAccess::Public => match api.rate_limiter.check_address(address) {
+            Ok(()) => return next.run(Request::from_parts(parts, body)).await,
+            Err(error) => (error.into_response(), None),
+        },
+        RouteAccess::User | RouteAccess::Admin => {
+            authenticate_user(&api, policy, address, parts, body, next).await
+        }
+    };
     if let Some(LoggedError(error)) = response.extensions().get::<LoggedError>()
         && let Some(limit) = error.limit_name()
     {
@@ -108,11 +114,7 @@ async fn authenticate_user(
             let request = Request::from_parts(parts, body);
             let response =
                 run_while_valid(run_user_request(api, &user, request, next), credentials).await;
-            if class == RequestClass::Read {
-                bound_response(api, &user, response)
-            } else {
-                response
-            }
+            bound_response(api, &user, class, response)
         }
     };
     if let Some(rate_status) = rate_status {
@@ -136,8 +138,14 @@ async fn run_user_request(
 }
 
 /// Counts a long response until the client has taken it, so that clients that read nothing do not
-/// fill the memory. Streams have bounds of their own.
-fn bound_response(api: &ApiState, user: &UserId, response: Response) -> Response {
+/// fill the memory. That of a write is never refused: the change has been made. Streams have bounds
+/// of their own.
+fn bound_response(
+    api: &ApiState,
+    user: &UserId,
+    class: RequestClass,
+    response: Response,
+) -> Response {
     let size = response.body().size_hint().exact().unwrap_or_default();
     let size = usize::try_from(size).unwrap_or(usize::MAX);
     let is_counted = response.extensions().get::<BodyLease>().is_some();
@@ -145,10 +153,12 @@ fn bound_response(api: &ApiState, user: &UserId, response: Response) -> Response
         return response;
     }
     let lease = api.body_budget.lease(user.clone());
-    match lease.take(size) {
-        Ok(()) => response.map(|body| lease.attach(body)),
-        Err(error) => error.into_response(),
+    if class == RequestClass::Write {
+        lease.count(size);
+    } else if let Err(error) = lease.take(size) {
+        return error.into_response();
     }
+    response.map(|body| lease.attach(body))
 }
 
 /// Counts the request's connection for its user. Without authentication all clients are one user.

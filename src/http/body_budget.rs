@@ -65,6 +65,13 @@ impl BodyBudget {
         Ok(())
     }
 
+    /// Counts bytes that exist already, whatever the limits. Later requests run into these.
+    fn count(&self, user: &UserId, bytes: usize) {
+        let mut held = self.held.lock();
+        held.total += bytes;
+        *held.by_user.entry(user.clone()).or_default() += bytes;
+    }
+
     fn give_back(&self, user: &UserId, bytes: usize) {
         let mut held = self.held.lock();
         held.total -= bytes;
@@ -95,6 +102,17 @@ impl BodyLease {
         *self.0.bytes.lock() += bytes;
         Ok(())
     }
+
+    /// Counts `bytes` that cannot be refused any more.
+    pub(super) fn count(&self, bytes: usize) {
+        self.0.budget.count(&self.0.user, bytes);
+        *self.0.bytes.lock() += bytes;
+    }
+
+    /// Keeps what was taken until `bytes` have been sent or dropped.
+    pub(super) fn attach_bytes(self, bytes: Bytes) -> Bytes {
+        Bytes::from_owner(LeasedBytes { bytes, _lease: self })
+    }
 }
 
 /// Bytes of a response, counted until they have been sent.
@@ -114,7 +132,7 @@ impl BodyLease {
     pub(super) fn attach(self, body: Body) -> Body {
         Body::new(body.map_frame(move |frame| {
             let lease = self.clone();
-            frame.map_data(|bytes| Bytes::from_owner(LeasedBytes { bytes, _lease: lease }))
+            frame.map_data(|bytes| lease.attach_bytes(bytes))
         }))
     }
 }

@@ -157,26 +157,32 @@ impl ConnectionSlot {
         Some(ActiveRequest(self.clone()))
     }
 
-    /// Counts the connection for a user. Errors: `rate_limited`.
+    /// Counts the connection for a user, closing an idle one of theirs if that is necessary.
+    /// Errors: `rate_limited`.
     pub(super) fn assign_user(&self, user: &UserId) -> Result<()> {
         let limits = self.registry.limits;
         let mut state = self.registry.state.lock();
         let state = &mut *state;
-        let Some(connection) = state.connections.get_mut(&self.number) else { return Ok(()) };
+        let Some(connection) = state.connections.get(&self.number) else { return Ok(()) };
         if connection.user.as_ref() == Some(user) {
             return Ok(());
         }
         let count = state.users.get(user).copied().unwrap_or_default();
         if count >= limits.per_user {
-            let message = format!(
-                "you have {count} connections open, the maximum; close some, or try again later"
-            );
-            let error = Error::limit_exceeded(ErrorKind::RateLimited, message, count as u64, 1);
-            return Err(error.with_limit("connections_per_user"));
+            let Some(idle) = state.find_idle_of(user) else {
+                let message = format!(
+                    "you have {count} connections in use, the maximum; close some, or try again later"
+                );
+                let error = Error::limit_exceeded(ErrorKind::RateLimited, message, count as u64, 1);
+                return Err(error.with_limit("connections_per_user"));
+            };
+            state.evict(idle);
         }
-        let former = connection.user.replace(user.clone());
-        state.users.insert(user.clone(), count + 1);
-        state.release_user(former);
+        if let Some(connection) = state.connections.get_mut(&self.number) {
+            let former = connection.user.replace(user.clone());
+            *state.users.entry(user.clone()).or_default() += 1;
+            state.release_user(former);
+        }
         Ok(())
     }
 }
@@ -217,6 +223,14 @@ impl RegistryState {
         if let Some((_, idle)) = self.addresses.get_mut(&address) {
             idle.remove(&rank);
         }
+    }
+
+    /// The connection of a user that makes room first. Only looked for at the bound.
+    fn find_idle_of(&self, user: &UserId) -> Option<IdleRank> {
+        let is_theirs = |(_, _, number): &&IdleRank| {
+            self.connections.get(number).is_some_and(|one| one.user.as_ref() == Some(user))
+        };
+        self.idle.iter().find(is_theirs).copied()
     }
 
     fn evict(&mut self, (_, _, number): IdleRank) {
@@ -316,6 +330,7 @@ mod tests {
     fn user_is_counted_once_per_connection() {
         let registry = ConnectionRegistry::new(LIMITS);
         let slots: Vec<_> = (1..4).map(|last| registry.admit(peer(last), false).unwrap()).collect();
+        let mut requests: Vec<_> = slots.iter().map(|slot| slot.begin_request().unwrap()).collect();
         let (ann, ben) = (UserId::new_unchecked("ann"), UserId::new_unchecked("ben"));
         for _ in 0..5 {
             slots[0].assign_user(&ann).unwrap();
@@ -325,7 +340,13 @@ mod tests {
         // A proxy's connection carries requests of several users.
         slots[0].assign_user(&ben).unwrap();
         slots[2].assign_user(&ann).unwrap();
-        drop(slots);
+        slots[2].assign_user(&ben).unwrap();
+        slots[2].assign_user(&ann).unwrap();
+        // An idle connection of the user makes room.
+        requests.remove(1);
+        slots[0].assign_user(&ann).unwrap();
+        assert!(slots[1].evicted.is_cancelled() && !slots[2].evicted.is_cancelled());
+        drop((requests, slots));
         let state = registry.state.lock();
         assert!(state.users.is_empty() && state.addresses.is_empty() && state.idle.is_empty());
     }

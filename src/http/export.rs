@@ -95,7 +95,8 @@ pub(super) struct ExportSessionsQuery {
     format: Option<ExportFormat>,
 }
 
-/// Bytes that an open export holds: a chunk as it was read, and as it is written.
+/// Bytes that an open export holds at least: a chunk as it was read, and as it is written. Longer
+/// messages count in addition.
 const EXPORT_BYTES: usize = 2 << 20;
 
 impl RouteQuery for ExportSessionsQuery {
@@ -142,10 +143,17 @@ pub(super) async fn export_sessions(
     let lease = api.body_budget.lease(user.clone());
     lease.take(EXPORT_BYTES)?;
     let export = SessionExporter::open(api.store, principal, scope, format).await?;
+    let budget = api.body_budget;
     // The body is read by the connection, outside of the user's request.
-    let chunks = stream::try_unfold((export, user), |(mut export, user)| async move {
-        let chunk = run_as(user.clone(), export.next_chunk()).await?;
-        Ok::<_, crate::error::Error>(chunk.map(|chunk| (Bytes::from(chunk), (export, user))))
+    let chunks = stream::try_unfold((export, budget, user), |state| async move {
+        let (mut export, budget, user) = state;
+        let chunk = run_as(user.clone(), export.next_chunk()).await?.map(Bytes::from);
+        let chunk = chunk.map(|chunk| {
+            let lease = budget.lease(user.clone());
+            lease.count(chunk.len().saturating_sub(EXPORT_BYTES));
+            lease.attach_bytes(chunk)
+        });
+        Ok::<_, crate::error::Error>(chunk.map(|chunk| (chunk, (export, budget, user))))
     });
     // The status line has been sent by now, so an error can only cut the connection; the missing
     // last chunk tells the client that the file is incomplete.

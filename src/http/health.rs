@@ -46,6 +46,10 @@ impl ReadinessProbe {
             return check.result.clone();
         }
         let store = store.clone();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "one at a time, and `running` keeps its handle"
+        )]
         let check = tokio::spawn(async move { store.check_ready().await });
         let task = check.abort_handle();
         let result = check.map(|checked| checked.map_err(Error::internal)?).boxed().shared();

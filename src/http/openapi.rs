@@ -1,8 +1,11 @@
 //! The OpenAPI document: generated from the handlers, then completed by hand.
 
 use crate::error::ErrorKind;
-use axum::Json;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use bytes::Bytes;
 use serde_json::json;
+use std::sync::LazyLock;
 use utoipa::OpenApi;
 use utoipa::openapi::schema::AnyOfBuilder;
 use utoipa::openapi::{RefOr, Schema};
@@ -61,6 +64,10 @@ pub(super) fn complete_document(
     document
 }
 
-pub(super) async fn get_openapi_document() -> Json<utoipa::openapi::OpenApi> {
-    Json(super::openapi_document())
+/// The document as JSON, built once.
+static DOCUMENT: LazyLock<Bytes> =
+    LazyLock::new(|| serde_json::to_vec(&super::openapi_document()).unwrap_or_default().into());
+
+pub(super) async fn get_openapi_document() -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], DOCUMENT.clone())
 }

@@ -16,6 +16,8 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 /// The credentials that a route requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum RouteAccess {
+    /// Public, and answered even if a bound of connections is reached.
+    Probe,
     Public,
     User,
     Admin,
@@ -60,6 +62,7 @@ impl RoutePolicy {
         takes_query: true,
     };
     pub(super) const PUBLIC: Self = Self { access: RouteAccess::Public, ..Self::USER };
+    pub(super) const PROBE: Self = Self { access: RouteAccess::Probe, ..Self::USER };
     pub(super) const ADMIN: Self = Self { access: RouteAccess::Admin, ..Self::USER };
     pub(super) const READ_ONLY: Self = Self { effect: RouteEffect::ReadOnly, ..Self::USER };
     pub(super) const CANCEL: Self = Self { effect: RouteEffect::Cancel, ..Self::USER };

@@ -47,7 +47,7 @@ fn declare_pages(router: PolicyRouter) -> PolicyRouter {
         .declare_page(RoutePolicy::PUBLIC, "/assets/{*path}", get(console::serve_asset))
         .declare_page(RoutePolicy::PUBLIC, "/api/openapi.json", get(openapi::get_openapi_document))
         .declare(
-            RoutePolicy::PUBLIC,
+            RoutePolicy::PROBE,
             [routes!(health::check_liveness), routes!(health::check_readiness)],
         )
 }
@@ -200,7 +200,7 @@ pub fn build_router(api: ApiState) -> Router {
         // The last layer runs first: hosts are checked before credentials, and those before the
         // query.
         .layer(from_fn(query::refuse_unexpected_query))
-        .layer(from_fn_with_state((api.clone(), policies), auth_middleware::authenticate))
+        .layer(from_fn_with_state((api.clone(), policies.clone()), auth_middleware::authenticate))
         .layer(from_fn_with_state(api.clone(), origin::check_origin))
         .with_state(api);
     // The CORS layer is outside of authentication, because preflight requests carry no credentials.
@@ -211,7 +211,7 @@ pub fn build_router(api: ApiState) -> Router {
     // Outermost last: a panic becomes an error, errors of `/v1` get OpenAI's format, and every
     // response gets its headers, its ID and its line in the log.
     router
-        .layer(from_fn(refuse_excess_connections))
+        .layer(from_fn_with_state(policies, refuse_excess_connections))
         .layer(CatchPanicLayer::custom(handle_panic))
         .layer(from_fn(v1::encode_openai_errors))
         .layer(from_fn(security_headers::add_security_headers))

@@ -8,10 +8,12 @@ use super::connection_registry::{
     ActiveRequest, ConnectionLimits, ConnectionRegistry, ConnectionSlot,
 };
 use super::request_body::TimedBody;
+use super::route_policy::{RouteAccess, RoutePolicies};
 use crate::error::Result;
+use crate::limits;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -32,8 +34,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-/// Connections over a bound that are open at the same time, to be told so. Further ones wait in the
-/// listener's backlog.
+/// Connections over a bound that are open at the same time, to be told so. Further ones are
+/// closed without an answer.
 const MAX_REFUSALS: usize = 32;
 /// Time in which a connection over a bound must send its request.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -80,20 +82,18 @@ pub async fn serve(
     let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
     let connections = GracefulShutdown::new();
     loop {
-        // The permit is taken before accepting, so that a connection that cannot even be refused
-        // stays in the backlog instead of being open without a task.
-        let accepted = async {
-            let permit = refusals.clone().acquire_owned().await;
-            (permit, listener.accept().await)
-        };
-        let (permit, (stream, peer)) = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = accepted => accepted,
+            accepted = listener.accept() => accepted,
         };
         let admission = registry.admit(peer.ip(), (policy.is_proxy)(peer.ip()));
         let (permit, timeouts) = match &admission {
             Ok(_) => (None, timeouts),
-            Err(_) => (Some(permit), timeouts.shortened(REFUSAL_TIMEOUT)),
+            Err(_) => {
+                // Too many to be told why: others must not wait for them.
+                let Ok(permit) = refusals.clone().try_acquire_owned() else { continue };
+                (Some(permit), timeouts.shortened(REFUSAL_TIMEOUT))
+            }
         };
         let slot = admission.as_ref().ok().cloned();
         let context = RequestContext {
@@ -112,6 +112,7 @@ pub async fn serve(
                 TowerToHyperService::new(build_connection_service(router.clone(), context)),
             );
         let connection = connections.watch(connection);
+        #[expect(clippy::disallowed_methods, reason = "`connections` waits for it")]
         tokio::spawn(async move {
             // Errors of a connection, such as a reset, are caused by its client and not logged.
             match slot {
@@ -165,7 +166,7 @@ fn build_connection_service(
             let response = router.oneshot(request).await?;
             Ok(match active {
                 Some(active) => {
-                    response.map(|body| Body::new(ActiveBody { body, _active: active }))
+                    response.map(|body| Body::new(ActiveBody { body, active: Arc::new(active) }))
                 }
                 None => response,
             })
@@ -173,10 +174,22 @@ fn build_connection_service(
     })
 }
 
-/// A response's body. Its connection counts as used until it is dropped.
+/// A response's body. Its connection counts as used until it is dropped, and until its last bytes
+/// are sent: hyper drops a body once it has taken these.
 struct ActiveBody {
     body: Body,
-    _active: ActiveRequest,
+    active: Arc<ActiveRequest>,
+}
+
+struct LastBytes {
+    bytes: Bytes,
+    _active: Arc<ActiveRequest>,
+}
+
+impl AsRef<[u8]> for LastBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl hyper::body::Body for ActiveBody {
@@ -187,7 +200,16 @@ impl hyper::body::Body for ActiveBody {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(context)
+        let body = self.get_mut();
+        let polled = Pin::new(&mut body.body).poll_frame(context);
+        if !body.body.is_end_stream() {
+            return polled;
+        }
+        polled.map_ok(|frame| {
+            frame.map_data(|bytes| {
+                Bytes::from_owner(LastBytes { bytes, _active: body.active.clone() })
+            })
+        })
     }
 
     fn is_end_stream(&self) -> bool {
@@ -204,10 +226,18 @@ impl hyper::body::Body for ActiveBody {
 pub(super) struct ConnectionAdmission(pub(super) Result<Arc<ConnectionSlot>>);
 
 /// Middleware that refuses requests of connections over a bound. Probes are always answered.
-pub(super) async fn refuse_excess_connections(request: Request, next: Next) -> Response {
-    let admission = request.extensions().get::<ConnectionAdmission>();
-    match admission {
-        Some(ConnectionAdmission(Err(error))) if !request.uri().path().starts_with("/health/") => {
+pub(super) async fn refuse_excess_connections(
+    State(policies): State<Arc<RoutePolicies>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let is_probe = policies.find(request.method(), path).access == RouteAccess::Probe;
+    match request.extensions().get::<ConnectionAdmission>() {
+        Some(ConnectionAdmission(Err(error))) if !is_probe => {
+            let peer = request.extensions().get::<PeerAddress>().map(|peer| peer.0.to_string());
+            let limit = error.limit_name().unwrap_or("connections");
+            limits::note_hit(limit, peer.unwrap_or_default(), &error.message);
             error.clone().into_response()
         }
         _ => next.run(request).await,

@@ -61,6 +61,8 @@ struct OpenSession {
     /// counters match what is written.
     message_count: u32,
     has_messages: bool,
+    /// Seq of the last message that was written.
+    last_seq: u32,
     /// Read marks at that time, by `seq`, that have not been resolved to a message id yet.
     pending_marks: HashMap<u32, Vec<String>>,
     /// Read marks by user, with the ids of written messages.
@@ -130,7 +132,7 @@ impl SessionExporter {
                 }
             }
             ExportState::BetweenSessions => self.next_session().await,
-            ExportState::InSession(open) => self.write_chunk(*open, Vec::new()).await,
+            ExportState::InSession(open) => self.continue_session(*open).await,
             ExportState::InMarkdown(markdown) => self.write_markdown(markdown).await,
         }
     }
@@ -167,7 +169,19 @@ impl SessionExporter {
         Ok((self.format == ExportFormat::Json).then(|| b"\n]}\n".to_vec()))
     }
 
-    /// Appends the open session's messages to `text` and reads the next ones.
+    /// Reads the next messages of the open session, once the client has taken the ones before.
+    async fn continue_session(&mut self, mut open: OpenSession) -> Result<Option<Vec<u8>>> {
+        let next = self.store.read_chunk(&self.principal, &open.id, open.last_seq).await;
+        match skip_if_deleted(next)? {
+            Some(chunk) => {
+                open.chunk = chunk;
+                self.write_chunk(open, Vec::new()).await
+            }
+            None => self.end_session(open, Vec::new()).map(Some),
+        }
+    }
+
+    /// Appends the messages that were read to `text`.
     async fn write_chunk(
         &mut self,
         mut open: OpenSession,
@@ -179,28 +193,25 @@ impl SessionExporter {
             Ok::<_, Error>((open, text, last))
         })
         .await??;
-        let rest = match last {
+        match last {
             // A chunk may end in the middle of the session, and messages may have been added since
             // it began.
             Some(last) if last < open.message_count => {
-                skip_if_deleted(self.store.read_chunk(&self.principal, &open.id, last).await)?
-            }
-            _ => None,
-        };
-        match rest {
-            Some(chunk) => {
-                open.chunk = chunk;
+                open.last_seq = last;
                 self.state = ExportState::InSession(Box::new(open));
+                Ok(Some(text))
             }
-            None => {
-                open.end_session(&mut text)?;
-                if self.format == ExportFormat::Jsonl {
-                    text.push(b'\n');
-                }
-                self.state = ExportState::BetweenSessions;
-            }
+            _ => self.end_session(open, text).map(Some),
         }
-        Ok(Some(text))
+    }
+
+    fn end_session(&mut self, open: OpenSession, mut text: Vec<u8>) -> Result<Vec<u8>> {
+        open.write_end(&mut text)?;
+        if self.format == ExportFormat::Jsonl {
+            text.push(b'\n');
+        }
+        self.state = ExportState::BetweenSessions;
+        Ok(text)
     }
 
     async fn write_markdown(
@@ -249,6 +260,7 @@ impl OpenSession {
             chunk,
             message_count: count,
             has_messages: false,
+            last_seq: 0,
             pending_marks,
             read_marks: BTreeMap::new(),
             placements,
@@ -275,7 +287,7 @@ impl OpenSession {
         Ok(last)
     }
 
-    fn end_session(self, text: &mut Vec<u8>) -> Result<()> {
+    fn write_end(self, text: &mut Vec<u8>) -> Result<()> {
         text.push(b']');
         if !self.read_marks.is_empty() {
             text.extend_from_slice(b",\"readMarks\":");
