@@ -34,6 +34,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 const OLLAMA_URL: &str = "http://127.0.0.1:11434/v1";
@@ -194,21 +195,20 @@ impl App {
     pub async fn serve(self, shutdown: CancellationToken) -> Result<()> {
         let chat = self.api.chat.clone();
         let drained = CancellationToken::new();
-        let journal = tokio::spawn(chat.clone().run_journal(drained.clone()));
-        let relay = tokio::spawn(chat.clone().run_relay(drained.clone()));
-        let heartbeat = tokio::spawn(chat.clone().run_heartbeat(self.lease, drained.clone()));
-        let events = tokio::spawn(chat.clone().run_event_feed(drained.clone()));
-        let access_watch = tokio::spawn(chat.clone().run_access_watch(drained.clone()));
-        let indexer = tokio::spawn(chat.clone().run_indexer(drained.clone()));
-        let recovery = tokio::spawn(chat.clone().run_recovery(self.lease, drained.clone()));
-        let listener = TimeoutListener::new(self.listener, self.timing.write_timeout);
-        let use_recorder = tokio::spawn(self.api.auth.clone().run_use_recorder(drained.clone()));
-        let credential_watch =
-            tokio::spawn(self.api.auth.clone().run_credential_watch(drained.clone()));
+        let tasks = TaskTracker::new();
+        tasks.spawn(chat.clone().run_journal(drained.clone()));
+        tasks.spawn(chat.clone().run_relay(drained.clone()));
+        tasks.spawn(chat.clone().run_heartbeat(self.lease, drained.clone()));
+        tasks.spawn(chat.clone().run_event_feed(drained.clone()));
+        tasks.spawn(chat.clone().run_access_watch(drained.clone()));
+        tasks.spawn(chat.clone().run_indexer(drained.clone()));
+        tasks.spawn(chat.clone().run_recovery(self.lease, drained.clone()));
+        tasks.spawn(self.api.auth.clone().run_use_recorder(drained.clone()));
+        tasks.spawn(self.api.auth.clone().run_credential_watch(drained.clone()));
         let interval = self.timing.retention_interval;
-        let retention =
-            tokio::spawn(chat.clone().run_retention(self.retention, interval, drained.clone()));
-        let sweeper = tokio::spawn(chat.clone().run_sweeper(drained.clone()));
+        tasks.spawn(chat.clone().run_retention(self.retention, interval, drained.clone()));
+        tasks.spawn(chat.clone().run_sweeper(drained.clone()));
+        let listener = TimeoutListener::new(self.listener, self.timing.write_timeout);
         let router = build_router(self.api.clone());
         let timeouts =
             http::ReadTimeouts { head: self.timing.header_timeout, body: self.timing.body_timeout };
@@ -217,11 +217,11 @@ impl App {
             limits: self.connection_limits,
             is_proxy: Arc::new(move |peer| auth.is_trusted_proxy(peer)),
         };
-        let server = serve(listener, router, timeouts, policy, drained.clone());
-        let server = tokio::spawn(server);
+        let servers = TaskTracker::new();
+        servers.spawn(serve(listener, router, timeouts, policy, drained.clone()));
         if let Some(listener) = self.metrics_listener {
             let render = Arc::new(telemetry::record_metrics().map_err(Error::internal)?);
-            tokio::spawn(serve_metrics(listener, render, drained.clone()));
+            servers.spawn(serve_metrics(listener, render, drained.clone()));
         }
         shutdown.cancelled().await;
         tracing::info!(grace = ?self.shutdown_grace, "shutting down: no new turns");
@@ -229,22 +229,11 @@ impl App {
         // heartbeat must keep their lease, and readers are still connected.
         chat.drain(self.shutdown_grace).await;
         drained.cancel();
+        tasks.close();
+        servers.close();
         // Bounded, because a stalled client would otherwise delay the exit.
-        let _ = timeout(CONNECTION_GRACE, server).await;
-        let tasks = [
-            journal,
-            relay,
-            events,
-            access_watch,
-            indexer,
-            heartbeat,
-            recovery,
-            use_recorder,
-            credential_watch,
-            retention,
-            sweeper,
-        ];
-        let _ = futures::future::join_all(tasks).await;
+        let _ = timeout(CONNECTION_GRACE, servers.wait()).await;
+        tasks.wait().await;
         // Last: the tasks above may still write.
         self.api.store.close().await;
         Ok(())

@@ -9,6 +9,7 @@ use super::{AuthBackend, Authenticator, Identity};
 use crate::clock;
 use crate::domain::Timestamp;
 use crate::domain::key::KeyId;
+use crate::domain::principal::{ACCESS_CHECK_INTERVAL, MAX_ACCESS_CHECK_AGE};
 use crate::error::Result;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -22,14 +23,9 @@ use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// Requests end within a second after their key was revoked: this and [`WATCH_DELAY`] together,
-/// and the read.
-const CHECK_INTERVAL: Duration = Duration::from_millis(400);
-/// Age from which a request is watched.
+/// Age from which a request is watched. With [`ACCESS_CHECK_INTERVAL`] and the look-up it is less
+/// than a second.
 const WATCH_DELAY: Duration = Duration::from_millis(200);
-/// A response is only continued within this time after a look-up of its key; the rest of a second
-/// is for the way to the client.
-const MAX_CHECK_AGE: Duration = Duration::from_millis(900);
 
 /// The keys of open requests.
 #[derive(Default)]
@@ -90,7 +86,7 @@ impl WatchedKey {
     /// Notes a look-up that found the key, and began at `checked_at`.
     fn confirm(&self, checked_at: Instant) {
         let before = self.checked_at.lock().replace(checked_at);
-        if before.is_none_or(|before| before.elapsed() > MAX_CHECK_AGE) {
+        if before.is_none_or(|before| before.elapsed() > MAX_ACCESS_CHECK_AGE) {
             self.rechecked.notify_waiters();
         }
     }
@@ -149,7 +145,7 @@ impl OpenCredentials {
         let looked_up_at = self.watched.get().and_then(|watched| *watched.checked_at.lock());
         let checked_at =
             looked_up_at.map_or(self.authenticated_at, |at| at.max(self.authenticated_at));
-        checked_at.elapsed() <= MAX_CHECK_AGE
+        checked_at.elapsed() <= MAX_ACCESS_CHECK_AGE
             || self.auth.credential_watch.is_suspended.load(Ordering::Acquire)
     }
 }
@@ -178,7 +174,7 @@ impl Authenticator {
     /// Looks up the keys of open requests until `stop` is cancelled.
     pub async fn run_credential_watch(self: Arc<Self>, stop: CancellationToken) {
         let AuthBackend::Keys(keys) = &self.backend else { return };
-        let mut ticks = interval(CHECK_INTERVAL);
+        let mut ticks = interval(ACCESS_CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_failing = false;
         loop {
@@ -224,6 +220,6 @@ async fn wait_until(end: Option<Timestamp>) {
         let left = end.as_millis() - clock::now().as_millis();
         let Ok(left @ 1..) = u64::try_from(left) else { return };
         // In steps, because the system clock may be set meanwhile, and timers do not follow it.
-        sleep(Duration::from_millis(left).min(CHECK_INTERVAL)).await;
+        sleep(Duration::from_millis(left).min(ACCESS_CHECK_INTERVAL)).await;
     }
 }

@@ -106,7 +106,7 @@ impl KeyVerifier {
         self.store.find_existing_keys(ids).await
     }
 
-    /// Writes the last-used times to the store periodically, and once more at shutdown.
+    /// Writes the last-used times to the store periodically, and again at shutdown.
     pub(super) async fn run_use_recorder(&self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             // Wakes up early at shutdown and then flushes a last time: `stop` is checked at the top

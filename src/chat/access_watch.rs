@@ -9,18 +9,16 @@
 use super::ChatService;
 use super::hub::TurnReader;
 use super::reader_access::ReaderAccess;
+use crate::domain::principal::ACCESS_CHECK_INTERVAL;
 use crate::domain::{Principal, SessionId};
 use crate::error::Result;
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-
-/// Streams end within a second of the loss of access; the rest of it is for the read.
-const CHECK_INTERVAL: Duration = Duration::from_millis(400);
 
 /// The readers of all open streams of turns.
 #[derive(Default)]
@@ -75,7 +73,7 @@ impl AccessWatch {
 impl ChatService {
     /// Runs until `stop` is cancelled.
     pub async fn run_access_watch(self: Arc<Self>, stop: CancellationToken) {
-        let mut ticks = interval(CHECK_INTERVAL);
+        let mut ticks = interval(ACCESS_CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_failing = false;
         loop {
@@ -134,6 +132,7 @@ mod tests {
     use crate::domain::{TurnId, UserId};
     use bytes::Bytes;
     use futures::FutureExt;
+    use std::time::Duration;
 
     /// A turn with one frame, and a reader whose access was checked long ago.
     fn unchecked_reader(watch: &AccessWatch) -> (Arc<TurnBuffer>, TurnReader) {

@@ -1,15 +1,16 @@
 //! Model calls for titles and summaries: charged to the payer of the turn that caused them, checked
 //! against the same quotas, and recorded in the ledger whether they succeed or fail.
 //!
-//! Their usage is not part of the usage of the turn. A call that is cut off by shutdown is not
-//! recorded.
+//! Their usage is not part of the usage of the turn. Shutdown waits for calls that have begun, and
+//! cuts them off with the turns; no new ones begin meanwhile.
 
-use super::ChatService;
+use super::{ChatService, shutting_down_error};
 use crate::clock;
 use crate::domain::message::FinishReason;
 use crate::domain::quota::{UsagePayer, compute_cost};
 use crate::domain::{CallKind, Session, Status, TurnId, Usage};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fair_pool::run_as;
 use crate::memory::tokens;
 use crate::provider::{Prompt, TextCompletion, TextGenerator, complete_text};
 use crate::store::LedgerEntry;
@@ -32,15 +33,30 @@ impl ChatService {
     ) -> BackgroundCall<'a> {
         BackgroundCall { chat: self, kind, session, payer }
     }
+
+    /// Spawns work in the background of a turn, on behalf of the session's owner. Shutdown waits
+    /// for it, so that the usage of its calls is recorded.
+    pub(super) fn spawn_background<F>(&self, session: &Session, work: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.turn_tasks.spawn(run_as(session.owner.clone(), work));
+    }
 }
 
 #[async_trait]
 impl TextGenerator for BackgroundCall<'_> {
-    /// Errors: `quota_exceeded` before anything is sent, and errors of the provider.
+    /// Errors: `quota_exceeded` and `shutting_down` before anything is sent, and errors of the
+    /// provider.
     async fn generate_text(&self, prompt: &Prompt) -> Result<String> {
         self.chat.check_session_quotas(self.payer, self.session, clock::now()).await?;
+        // A title stays the first line, and the next turn writes the summary.
+        if self.chat.is_draining() {
+            return Err(shutting_down_error());
+        }
         let call_id = TurnId::generate();
-        let completion = complete_text(&*self.chat.provider, prompt).await;
+        let aborted = self.chat.calls_aborted.cancelled();
+        let completion = complete_text(&*self.chat.provider, prompt, aborted).await;
         // Failed calls are recorded as well: the provider may have charged for part of the text.
         self.record_usage(call_id, prompt, &completion).await;
         let TextCompletion { text, finish_reason, error, .. } = completion;

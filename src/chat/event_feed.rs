@@ -170,33 +170,12 @@ impl ChatService {
         kind: SessionEventKind,
         sessions: &mut HashMap<String, (Instant, Option<Session>)>,
     ) {
-        if let SessionEventKind::Deleted { audience } = kind {
-            let event = ClientEvent::Session { action: "deleted", session_id: id, session: None }
-                .encode_sse();
-            // The session is gone, so access is checked against the users it had. Admins see it
-            // only if they subscribed to that session.
-            let was_participant = |subscriber: &&Arc<SubscriberQueue>| {
-                let user = subscriber.principal.user.as_str();
-                audience.iter().any(|of| of == user)
-                    || subscriber.principal.is_admin && subscriber.session_filter.is_some()
-            };
-            let id = SessionId::new_unchecked(id);
-            subscribers.iter().for_each(|subscriber| subscriber.drop_session(&id));
-            return subscribers
-                .iter()
-                .filter(was_participant)
-                .for_each(|subscriber| subscriber.push_notice(event.clone()));
-        }
-        if let SessionEventKind::Left { user } = kind {
-            let event =
-                ClientEvent::Session { action: "left", session_id: id, session: None }.encode_sse();
-            let id = SessionId::new_unchecked(id);
-            let of_user =
-                |subscriber: &&Arc<SubscriberQueue>| subscriber.principal.user.as_str() == user;
-            return subscribers.iter().filter(of_user).for_each(|subscriber| {
-                subscriber.drop_session(&id);
-                subscriber.push_notice(event.clone());
-            });
+        match kind {
+            SessionEventKind::Deleted { audience } => {
+                return dispatch_deletion(subscribers, id, &audience);
+            }
+            SessionEventKind::Left { user } => return dispatch_departure(subscribers, id, &user),
+            _ => {}
         }
         if sessions.get(id).is_none_or(|(read_at, _)| read_at.elapsed() > MAX_SESSION_AGE) {
             let server = Principal::server();
@@ -310,6 +289,33 @@ impl ChatService {
                 return;
             }
         }
+    }
+}
+
+/// The session is gone, so access is checked against the users it had. Admins see its end only if
+/// they subscribed to that session.
+fn dispatch_deletion(subscribers: &[Arc<SubscriberQueue>], id: &str, audience: &[String]) {
+    let event =
+        ClientEvent::Session { action: "deleted", session_id: id, session: None }.encode_sse();
+    let was_participant = |subscriber: &&Arc<SubscriberQueue>| {
+        let user = subscriber.principal.user.as_str();
+        audience.iter().any(|of| of == user)
+            || subscriber.principal.is_admin && subscriber.session_filter.is_some()
+    };
+    let id = SessionId::new_unchecked(id);
+    subscribers.iter().for_each(|subscriber| subscriber.drop_session(&id));
+    let receivers = subscribers.iter().filter(was_participant);
+    receivers.for_each(|subscriber| subscriber.push_notice(event.clone()));
+}
+
+/// Only the user who left is told. Their events of the session are dropped.
+fn dispatch_departure(subscribers: &[Arc<SubscriberQueue>], id: &str, user: &str) {
+    let event = ClientEvent::Session { action: "left", session_id: id, session: None }.encode_sse();
+    let id = SessionId::new_unchecked(id);
+    let of_user = |subscriber: &&Arc<SubscriberQueue>| subscriber.principal.user.as_str() == user;
+    for subscriber in subscribers.iter().filter(of_user) {
+        subscriber.drop_session(&id);
+        subscriber.push_notice(event.clone());
     }
 }
 

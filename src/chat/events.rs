@@ -7,6 +7,7 @@
 
 use crate::clock;
 use crate::domain::{Message, MessageId, Principal, Session, SessionId, Timestamp, TurnId, UserId};
+use crate::limits;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -14,9 +15,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// Limits of the queue of one subscriber, in bytes …
+/// Maximum size of one subscriber's queue, in bytes.
 const MAX_QUEUED_BYTES: usize = 1 << 20;
-/// … and in events.
+/// Maximum number of events in one subscriber's queue.
 const MAX_QUEUED_EVENTS: usize = 1024;
 /// Limit of notifications that have not been dispatched yet.
 const MAX_PENDING_NOTIFICATIONS: usize = 10_000;
@@ -337,6 +338,8 @@ impl SubscriberQueue {
         if is_full {
             queued.events.clear();
             queued.byte_count = 0;
+            let bound = format!("{MAX_QUEUED_EVENTS} events or {MAX_QUEUED_BYTES} bytes");
+            limits::note_hit("event_queue", &self.principal.user, bound);
         }
         let (session, event) =
             if is_full { (None, encode_sync_event()) } else { (session.cloned(), event) };

@@ -49,6 +49,22 @@ struct TurnEnd {
     cause: Option<&'static str>,
 }
 
+/// A reply as it was stored, and what came of its turn.
+struct StoredReply {
+    finished: FinishOutcome,
+    status: Status,
+    /// The database could not hold all of it.
+    is_cut: bool,
+}
+
+impl StoredReply {
+    fn new(finished: FinishOutcome, reply: &NewMessage) -> Self {
+        let error = reply.reply.error.as_ref();
+        let is_cut = error.is_some_and(|error| error.code == ErrorKind::PayloadTooLarge.code());
+        Self { finished, status: reply.reply.status, is_cut }
+    }
+}
+
 impl ChatService {
     /// Stores the reply, then publishes the final frames, so that a client that has seen the end of
     /// the stream can read the reply. Then starts the next queued turn.
@@ -110,13 +126,13 @@ impl ChatService {
         buffer: &TurnBuffer,
         ending: FrameBatch,
         is_stopped: bool,
-        stored: Result<Option<FinishOutcome>>,
+        stored: Result<Option<StoredReply>>,
     ) {
         let publish_error = |message: &str| {
             buffer.publish_frames(error_frames(buffer.turn_id.clone(), ending.first, message));
         };
         match stored {
-            Ok(Some(finished)) => {
+            Ok(Some(StoredReply { finished, .. })) => {
                 // Both the event and the end of the stream come after the commit: a client that
                 // reacts to either finds the reply stored.
                 self.publish_turn_end(&started.session.id, &started.turn);
@@ -147,19 +163,20 @@ impl ChatService {
         &self,
         started: &StartedTurn,
         outcome: &ReplyOutcome,
-        stored: &Result<Option<FinishOutcome>>,
+        stored: &Result<Option<StoredReply>>,
     ) -> TurnEnd {
         let cause = match (stored, outcome) {
             (Err(_), _) => Some("storing failed"),
             (Ok(None), _) => Some(self.find_claim_loss(started).await),
+            (Ok(Some(reply)), _) if reply.is_cut => Some("reply cut"),
             (Ok(Some(_)), ReplyOutcome::Finished(_)) => None,
             (Ok(Some(_)), ReplyOutcome::Stopped) if self.hub.is_aborted() => Some("shutdown"),
             (Ok(Some(_)), ReplyOutcome::Stopped) => Some("stopped"),
             (Ok(Some(_)), ReplyOutcome::Truncated) => Some("no finish reason"),
             (Ok(Some(_)), ReplyOutcome::Failed(error)) => Some(error.kind.code()),
         };
-        let is_stored = matches!(stored, Ok(Some(_)));
-        TurnEnd { status: is_stored.then(|| reply_status(outcome)), cause }
+        let status = stored.as_ref().ok().and_then(Option::as_ref).map(|reply| reply.status);
+        TurnEnd { status, cause }
     }
 
     /// Why the turn no longer has its claim. A deleted session is not worth a warning. Otherwise
@@ -210,7 +227,7 @@ impl ChatService {
         buffer: &TurnBuffer,
         reply: NewMessage,
         ending: &FrameBatch,
-    ) -> Result<Option<FinishOutcome>> {
+    ) -> Result<Option<StoredReply>> {
         // Waits for a journal write in flight, then closes the log: no batch may follow the last
         // one.
         let (earlier_batches, last_batch) = buffer.close_log(ending).await;
@@ -231,7 +248,7 @@ impl ChatService {
         let mut delay = MIN_RETRY_DELAY;
         loop {
             let error = match self.finish_stored_turn(&mut finish).await {
-                Ok(Some(finished)) => return Ok(Some(finished)),
+                Ok(Some(finished)) => return Ok(Some(StoredReply::new(finished, &finish.reply))),
                 Ok(None) => {
                     // The claim is gone, so retrying is pointless.
                     self.record_unstored_turn(started, &finish).await;

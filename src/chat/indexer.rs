@@ -19,9 +19,9 @@ use tokio_util::sync::CancellationToken;
 /// A message can be found this long after it was stored, plus the time to index it.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the index is merged to remove deleted words. A merge may rewrite the whole index, so
-/// it runs in small steps …
+/// it runs in small steps.
 const MERGE_INTERVAL: Duration = Duration::from_secs(10 * 60);
-/// … for at most this long between two polls, so that new messages are not delayed.
+/// Time that merging may take between two polls, so that new messages are not delayed.
 const MERGE_SLICE: Duration = Duration::from_millis(200);
 /// How long shutdown spends on a pending merge.
 const FINAL_MERGE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -73,7 +73,7 @@ impl ChatService {
             }
         }
         // Deleted text should not stay in the database file longer than necessary, so a pending
-        // sweep and merge are tried once more.
+        // sweep and merge are tried again.
         let sweep_ends_at = Instant::now() + FINAL_SWEEP_TIMEOUT;
         while Instant::now() < sweep_ends_at && matches!(self.store.sweep_remains().await, Ok(true))
         {

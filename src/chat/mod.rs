@@ -63,6 +63,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use summaries::SummaryLocks;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use usage_policy::ConcurrencyLimiter;
 
@@ -85,8 +86,11 @@ pub struct ChatService {
     journal: Journal,
     events: EventBroker,
     access_watch: AccessWatch,
-    /// Tracks every running turn, so that [`ChatService::drain`] can wait for all of them.
+    /// Tracks every running turn and what belongs to turns, such as summaries, so that
+    /// [`ChatService::drain`] can wait for all of them.
     turn_tasks: TaskTracker,
+    /// Cancelled when the grace of a shutdown ends: cuts off the calls for titles and summaries.
+    calls_aborted: CancellationToken,
     usage_policy: UsagePolicy,
     concurrency: ConcurrencyLimiter,
     /// Set when sessions were deleted whose words the search index may still contain.
@@ -133,6 +137,7 @@ impl ChatService {
             events,
             access_watch: AccessWatch::default(),
             turn_tasks: TaskTracker::new(),
+            calls_aborted: CancellationToken::new(),
             usage_policy: UsagePolicy::default(),
             concurrency: ConcurrencyLimiter::default(),
             needs_index_merge: AtomicBool::default(),
@@ -150,9 +155,9 @@ impl ChatService {
         Ok(models)
     }
 
-    /// Stops accepting turns, lets the running ones finish within `grace`, then aborts the rest:
-    /// their partial replies are stored as interrupted. Queued turns stay in the store and run
-    /// after the next start.
+    /// Stops accepting turns, lets the running ones finish within `grace`, with their titles and
+    /// summaries, then aborts the rest: their partial replies are stored as interrupted. Queued
+    /// turns stay in the store and run after the next start.
     pub async fn drain(&self, grace: Duration) {
         // Closed before anything else: `start_turn` takes a token and then checks this, so a turn
         // either sees the drain or is waited for.
@@ -164,14 +169,16 @@ impl ChatService {
             return;
         }
         tracing::warn!(
-            turns = self.turn_tasks.len(),
+            tasks = self.turn_tasks.len(),
             "shutting down: grace expired, aborting running turns"
         );
-        // An aborted turn still has to write its reply, hence the second wait.
+        // An aborted turn still has to write its reply, and a call its usage, hence the second
+        // wait.
         self.hub.abort_all();
+        self.calls_aborted.cancel();
         if timeout(ABORT_GRACE, self.turn_tasks.wait()).await.is_err() {
             tracing::error!(
-                turns = self.turn_tasks.len(),
+                tasks = self.turn_tasks.len(),
                 "shutting down: storing aborted turns timed out"
             );
         }
@@ -198,7 +205,7 @@ impl ChatService {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        tokio::spawn(inherit_owner(work)).await.map_err(Error::internal)?
+        self.turn_tasks.spawn(inherit_owner(work)).await.map_err(Error::internal)?
     }
 }
 

@@ -1,17 +1,13 @@
 //! One reader's access to the session whose turn it reads. `access_watch.rs` revokes it.
 
-use crate::domain::principal::{AccessDecision, AccessLevel};
+use crate::domain::principal::{AccessDecision, AccessLevel, MAX_ACCESS_CHECK_AGE};
 use crate::domain::{Principal, SessionId};
 use crate::store::SessionMembers;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::Notify;
-
-/// Frames are only read within this time after a check of the access; the rest of a second is for
-/// their way to the client.
-const MAX_CHECK_AGE: Duration = Duration::from_millis(900);
 
 pub(super) struct ReaderAccess {
     principal: Principal,
@@ -57,13 +53,13 @@ impl ReaderAccess {
     /// Whether the last check is so old that the reader has to wait for the next one.
     pub(super) fn is_stale(&self) -> bool {
         !self.is_suspended.load(Ordering::Acquire)
-            && self.checked_at.lock().elapsed() > MAX_CHECK_AGE
+            && self.checked_at.lock().elapsed() > MAX_ACCESS_CHECK_AGE
     }
 
     /// Notes a check that found the access, and began at `checked_at`.
     pub(super) fn confirm(&self, checked_at: Instant) {
         let before = std::mem::replace(&mut *self.checked_at.lock(), checked_at);
-        if before.elapsed() > MAX_CHECK_AGE {
+        if before.elapsed() > MAX_ACCESS_CHECK_AGE {
             self.wake();
         }
     }

@@ -11,6 +11,7 @@ use crate::domain::message::FinishReason;
 use crate::domain::principal::AccessLevel;
 use crate::domain::{Principal, SessionId, Usage};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fair_pool::inherit_owner;
 use crate::store::StoredResponse;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -124,7 +125,7 @@ impl ChatService {
         response: StoredResponse,
     ) {
         let chat = self.clone();
-        self.turn_tasks.spawn(async move {
+        self.turn_tasks.spawn(inherit_owner(async move {
             let recorded = async {
                 let events = chat.replay_response(&principal, &session, &response).await?;
                 let events = events.map(record_event).collect::<Vec<_>>().await;
@@ -138,7 +139,7 @@ impl ChatService {
             if let Err(error) = recorded.await {
                 tracing::warn!(turn.id = %response.turn_id, error = %error.chain(), "storing the recording of a response failed");
             }
-        });
+        }));
     }
 }
 

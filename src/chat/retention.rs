@@ -4,6 +4,7 @@ use super::ChatService;
 use crate::clock;
 use crate::domain::Timestamp;
 use crate::error::Result;
+use crate::limits;
 use crate::store::DeletionResult;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -67,6 +68,7 @@ impl ChatService {
         if idle <= allowed {
             return Ok(true);
         }
+        limits::note_hit("retention", "server", allowed);
         tracing::warn!(
             sessions,
             allowed,

@@ -14,8 +14,9 @@ use crate::domain::message::FinishReason;
 use crate::domain::session::SessionSettings;
 use crate::domain::{Session, SessionId, tool};
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
 use crate::memory::{AssembledPrompt, PlanInput, PromptCount, PromptInput};
-use crate::provider::{Prompt, ProviderError, ProviderErrorKind, ProviderEvents};
+use crate::provider::{MAX_REPLY_BYTES, Prompt, ProviderError, ProviderErrorKind, ProviderEvents};
 use crate::store::{StartedTurn, UserMessage};
 use futures::{FutureExt, StreamExt};
 use std::mem;
@@ -135,6 +136,7 @@ impl ChatService {
             buffer.publish_frames(transcript.take_frames());
             if transcript.is_full() {
                 tracing::warn!(turn.id = %started.turn.turn_id, "reply too long, cut off");
+                limits::note_hit("reply_size", &started.session.owner, MAX_REPLY_BYTES);
                 return ReplyOutcome::Finished(FinishReason::Length);
             }
             match end {

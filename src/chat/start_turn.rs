@@ -105,15 +105,14 @@ impl ChatService {
     pub async fn start_turn(self: &Arc<Self>, request: TurnRequest) -> Result<TurnReader> {
         // The token is taken before the drain check: a drain that starts in between waits for the
         // token, so it cannot miss this turn.
-        let token = self.turn_tasks.token();
+        let _token = self.turn_tasks.token();
         self.ensure_not_draining()?;
         let chat = self.clone();
         // A client may disconnect at any await. `begin_turn` must still complete and start its
         // turn, or a committed claim would be left without a runner.
         let principal = request.principal.clone();
         let checked_at = Instant::now();
-        let task = tokio::spawn(inherit_owner(async move {
-            let _token = token;
+        let task = self.turn_tasks.spawn(inherit_owner(async move {
             let request = chat.resolve_tool_results(request).await?;
             chat.begin_turn(request).await
         }));

@@ -9,6 +9,7 @@ use crate::domain::{CallKind, Principal, SessionId, Status, TurnId, Usage};
 use crate::error::Result;
 use crate::provider::{Prompt, find_usage};
 use crate::store::LedgerEntry;
+use memchr::memmem;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 
@@ -29,17 +30,13 @@ pub(super) fn estimate_text_bytes(body: &[u8]) -> usize {
     const BASE64_MARKER: &[u8] = b";base64,";
     let mut size = 0;
     let mut rest = body;
-    while let Some(begin) = find_bytes(rest, BASE64_MARKER) {
+    while let Some(begin) = memmem::find(rest, BASE64_MARKER) {
         let data = &rest[begin + BASE64_MARKER.len()..];
         let end = data.iter().position(|byte| *byte == b'"').unwrap_or(data.len());
         size += begin + IMAGE_BYTES;
         rest = &data[end..];
     }
     size + rest.len()
-}
-
-fn find_bytes(bytes: &[u8], needle: &[u8]) -> Option<usize> {
-    bytes.windows(needle.len()).position(|window| window == needle)
 }
 
 /// A call in progress. Its usage is recorded when it is finished or dropped.
@@ -124,7 +121,7 @@ impl MeteredCall {
 
     /// Adds a chunk of a forwarded response.
     pub(super) fn record_forwarded(&mut self, bytes: &[u8]) {
-        match bytes.windows(EVENT_PREFIX.len()).filter(|window| *window == EVENT_PREFIX).count() {
+        match memmem::find_iter(bytes, EVENT_PREFIX).count() {
             // No event so far: a plain body, estimated by its size. In a stream every event is
             // about one token, and the JSON around it is not text.
             0 if self.stream_events == 0 => self.output_bytes += bytes.len(),

@@ -25,7 +25,7 @@ impl ChatService {
         let Some(guard) = self.summary_locks.try_lock(&session.id) else { return };
         let chat = self.clone();
         let payer = started.payer.clone();
-        tokio::spawn(async move {
+        self.spawn_background(&started.session, async move {
             let _guard = guard;
             let call = chat.background_call(CallKind::Summary, &session, &payer);
             let result =

@@ -36,7 +36,7 @@ impl ChatService {
         let session = started.session.clone();
         let payer = started.payer.clone();
         let message = started.user_message.content.clone();
-        tokio::spawn(async move {
+        self.spawn_background(&started.session, async move {
             let call = chat.background_call(CallKind::Title, &session, &payer);
             let title = chat.generate_title(&call, model, &message).await;
             let session = &session.id;

@@ -45,12 +45,14 @@ fn worker_count() -> usize {
 fn watch_signals(shutdown: CancellationToken) -> std::io::Result<tokio::task::JoinHandle<()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(tokio::spawn(async move {
+    #[expect(clippy::disallowed_methods, reason = "the caller aborts it when the server has ended")]
+    let watch = tokio::spawn(async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         // The server drains: running turns have until the shutdown grace ends.
         shutdown.cancel();
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         tracing::warn!("second signal, exiting immediately");
         std::process::exit(1);
-    }))
+    });
+    Ok(watch)
 }

@@ -1,6 +1,14 @@
 //! Authorization: the authenticated user and their access to a session or project.
 
 use super::UserId;
+use std::time::Duration;
+
+/// Time between two checks of everyone who reads an open stream. Streams end within a second of the
+/// loss of access; the rest of it is for the look-up.
+pub const ACCESS_CHECK_INTERVAL: Duration = Duration::from_millis(400);
+/// A stream is only continued within this time after a check; the rest of the second is for the
+/// way to the client.
+pub const MAX_ACCESS_CHECK_AGE: Duration = Duration::from_millis(900);
 
 /// A user authenticated by `auth`.
 #[derive(Debug, Clone, PartialEq, Eq)]

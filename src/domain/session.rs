@@ -116,23 +116,33 @@ impl Session {
     /// takes part. Content, settings, counters and times of activity are left out.
     #[must_use]
     pub fn redact_for_invitee(self) -> Self {
+        // Every field is named: a new one is not shown by mistake.
         Self {
+            id: self.id,
+            owner: self.owner,
             project_id: None,
+            title: self.title,
+            title_source: self.title_source,
+            participants: self.participants,
+            invited: self.invited,
+            status: self.status,
             archived: false,
             pinned: false,
             meta: JsonObject::default(),
             user_meta: JsonObject::default(),
             theme: JsonObject::default(),
             settings: SessionSettings::default(),
+            version: self.version,
             messages_count: 0,
             head_id: None,
             active_turn: None,
             last_message: None,
             last_message_at: None,
             last_seen: None,
+            start_time: self.start_time,
+            created_at: self.created_at,
             updated_at: self.created_at,
             nodes: None,
-            ..self
         }
     }
 

@@ -2,6 +2,8 @@
 //! every step a test triggers.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
+// `style.rs` forbids the other methods of the list in tests.
+#![expect(clippy::disallowed_methods, reason = "the tasks of a test end with its runtime")]
 
 mod access;
 mod access_races;

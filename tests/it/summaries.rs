@@ -31,12 +31,23 @@ fn message(number: usize) -> Value {
 
 /// A server whose prompts hold about 20 such messages, and a session of 40.
 async fn start() -> (Server, String) {
-    let server = Server::with(&["--memory-strategy=summary", "--memory-tokens=1200"]).await;
+    let server = Server::with(&SUMMARY_OPTIONS).await;
+    let session = import_messages(&server).await;
+    (server, session)
+}
+
+const SUMMARY_OPTIONS: [&str; 2] = ["--memory-strategy=summary", "--memory-tokens=1200"];
+
+async fn import_messages(server: &Server) -> String {
     let session = server.session().await;
     let messages: Vec<_> = (0..40).map(message).collect();
     let file = json!({"sessions": [{"sessionId": session, "messages": messages}]});
     server.post("/api/import", file).await.data();
-    (server, session)
+    session
+}
+
+async fn background_calls(server: &Server) -> Value {
+    server.get("/api/usage").await.data()["total"]["sideCalls"].clone()
 }
 
 /// Answers the three calls of the summary model and polls until the prompt contains the third
@@ -112,6 +123,43 @@ async fn summary_usage_is_recorded_for_the_turns_user() {
     let calls = [&used["total"]["turns"], &used["total"]["sideCalls"]];
     assert_eq!(calls, [&json!(1), &json!(3)], "a turn and three parts");
     assert_eq!(used["total"]["promptTokens"], 4 * 7);
+}
+
+#[tokio::test]
+async fn shutdown_waits_for_a_summary_being_written() {
+    let options = [&SUMMARY_OPTIONS[..], &["--shutdown-grace=15s"]].concat();
+    let mut server = Server::on_file(&options).await;
+    let session = import_messages(&server).await;
+    server.turn(&session, "Go on.", "Fine.").await;
+    let call = server.upstream.call().await;
+    server.terminate();
+    within_deadline(async {
+        while server.get("/health/ready").await.status == 200 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    call.reply("- part 1 of the hens");
+    server.stop().await;
+    assert!(server.upstream.is_idle().await, "no further part is begun");
+    server.start_again().await;
+    let summary = text(&preview(&server, &session).await, "summary").unwrap();
+    assert!(summary.contains("- part 1 of the hens"), "{summary}");
+    assert_eq!(background_calls(&server).await, 1);
+}
+
+#[tokio::test]
+async fn summary_cut_off_by_shutdown_is_recorded() {
+    let options = [&SUMMARY_OPTIONS[..], &["--shutdown-grace=1ms"]].concat();
+    let mut server = Server::on_file(&options).await;
+    let session = import_messages(&server).await;
+    server.turn(&session, "Go on.", "Fine.").await;
+    let call = server.upstream.call().await;
+    server.stop().await;
+    drop(call);
+    server.start_again().await;
+    assert_eq!(text(&preview(&server, &session).await, "summary"), None);
+    assert_eq!(background_calls(&server).await, 1, "the provider charges for its prompt");
 }
 
 #[tokio::test]
