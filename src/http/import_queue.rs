@@ -24,7 +24,7 @@ const RETRY_AFTER: u64 = 5;
 pub struct ImportQueue {
     /// Maximum size of an import, in bytes.
     pub max_bytes: usize,
-    turns: Arc<Semaphore>,
+    read_slots: Arc<Semaphore>,
     open: Mutex<HashMap<UserId, UserImports>>,
 }
 
@@ -38,7 +38,7 @@ struct UserImports {
 
 impl ImportQueue {
     pub fn new(max_bytes: usize) -> Self {
-        Self { max_bytes, turns: Arc::new(Semaphore::new(MAX_READ)), open: Mutex::default() }
+        Self { max_bytes, read_slots: Arc::new(Semaphore::new(MAX_READ)), open: Mutex::default() }
     }
 
     /// Counts an import until the permit is dropped. Errors: `rate_limited`.
@@ -60,7 +60,7 @@ impl ImportQueue {
             queue: self.clone(),
             user: user.clone(),
             reading: imports.reading.clone(),
-            pace: ImportPace::new(self.turns.clone(), Handle::current()),
+            pace: ImportPace::new(self.read_slots.clone(), Handle::current()),
         };
         Ok(ImportPermit(Arc::new(import)))
     }
@@ -96,7 +96,7 @@ impl ImportPermit {
         let (sender, result) = oneshot::channel();
         let import = self.0.clone();
         let work = move || {
-            let outcome = run_blocking_as(import.user.clone(), || import.pace.run_turn(work));
+            let outcome = run_blocking_as(import.user.clone(), || import.pace.run_slice(work));
             drop((own_turn, import));
             let _ = sender.send(outcome);
         };

@@ -1,9 +1,9 @@
 //! Resolves the marks in ChatGPT's texts: the names, links and sources that its page displays in
 //! their place.
 //!
-//! A mark is enclosed in U+E200 and U+E201, its arguments follow its kind after U+E202 each. Words
-//! of the sentence stand in marks of the kinds `entity`, `url` and `navlist`. Sources stand next to
-//! the text: `content_references` by the text of their mark, `citations` by their position.
+//! A mark is enclosed in U+E200 and U+E201, its arguments follow its kind after U+E202 each. Marks
+//! of the kinds `entity`, `url` and `navlist` contain words of the sentence. Sources are listed
+//! next to the text: `content_references` by the text of their mark, `citations` by their position.
 
 use crate::domain::text::truncate_chars;
 use serde_json::Value;

@@ -72,9 +72,9 @@ fn is_short(field: &str, value: &RawValue, left_out: &mut ImportNotes) -> bool {
     is_short
 }
 
-/// Whether a value may consist of so many that parsing it as a whole takes too much memory.
+/// Whether a value may contain too many others to be parsed as a whole in little memory.
 pub(super) fn has_many_values(json: &str) -> bool {
-    // The fewest bytes that so many values have.
+    // Fewer bytes cannot contain too many values.
     json.len() > 2 * MAX_COMMAS && count_commas(json.as_bytes()) > MAX_COMMAS
 }
 

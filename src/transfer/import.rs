@@ -415,7 +415,8 @@ impl SessionImporter {
         let now = clock::now();
         let mut replaced = ReplacedCharacters::default();
         let is_large = entry.text_length() > LARGE_CONVERSATION_BYTES;
-        let _only_one = is_large.then(|| self.pace.wait_without_turn(|| LARGE_CONVERSATION.lock()));
+        let _only_one =
+            is_large.then(|| self.pace.wait_without_slice(|| LARGE_CONVERSATION.lock()));
         // Stores cannot keep NUL, and half of an emoji is no text at all.
         let raw = replaced.repair(entry.read_text()?, 0);
         // The outline of a long conversation may lack what tells similar formats apart.

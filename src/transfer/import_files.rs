@@ -63,7 +63,7 @@ pub fn detect_kind<R: Read>(mut file: R) -> io::Result<(FileKind, impl Read)> {
     Ok((kind, io::Cursor::new(head).chain(file)))
 }
 
-/// Told the number of bytes that were read.
+/// Receives the number of bytes that were read.
 type ByteCounter = Arc<dyn Fn(u64) + Send + Sync>;
 
 /// An import of several files in progress.
@@ -144,7 +144,7 @@ impl FileImporter {
         }
         let is_failure = is_expected || is_damage(&error, name);
         let reason = match imported {
-            // Where exports lie next to other JSON, its errors say nothing.
+            // Errors of other JSON in the folder of an export say nothing.
             0 if !is_failure => "contains no conversations".to_owned(),
             0 => error.to_string(),
             _ => format!("{error}; sessions imported before that: {imported}"),
@@ -313,7 +313,7 @@ fn describe_failure(files: &[SkippedFile], imported: usize) -> Error {
 }
 
 /// Whether a file was meant to be imported but is damaged or in another product's format, rather
-/// than a file of another kind that lies in the same place.
+/// than a file of another kind in the same place.
 fn is_damage(error: &ReadError, name: &str) -> bool {
     match error {
         ReadError::UnreadableFormat(_) | ReadError::TooManySessions => true,

@@ -1,5 +1,5 @@
-//! Turns of imports: only some are read at the same time, each for a while, and those whose client
-//! has hung up end.
+//! The pace of imports: only some are read at the same time, each for a slice of time, and those
+//! whose client has hung up end.
 
 use parking_lot::Mutex;
 use std::io;
@@ -10,35 +10,36 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Time after which an import lets others go on.
-const TURN_TIME: Duration = Duration::from_millis(50);
+const SLICE_TIME: Duration = Duration::from_millis(50);
 
-/// The pace of an import. The default one has no turns and never ends.
+/// The pace of an import. The default one waits for no slot and never ends.
 #[derive(Clone, Default)]
 pub struct ImportPace(Option<Arc<SharedPace>>);
 
 struct SharedPace {
-    turns: Arc<Semaphore>,
+    read_slots: Arc<Semaphore>,
     runtime: Handle,
-    turn: Mutex<Option<ImportTurn>>,
+    slice: Mutex<Option<ReadSlice>>,
     has_ended: AtomicBool,
 }
 
-struct ImportTurn {
+struct ReadSlice {
     _permit: OwnedSemaphorePermit,
     ends_at: Instant,
 }
 
 impl ImportPace {
-    /// An import that works while it has one of `turns`.
-    pub fn new(turns: Arc<Semaphore>, runtime: Handle) -> Self {
-        let (turn, has_ended) = (Mutex::new(None), AtomicBool::new(false));
-        Self(Some(Arc::new(SharedPace { turns, runtime, turn, has_ended })))
+    /// An import that works while it has one of `read_slots`.
+    pub fn new(read_slots: Arc<Semaphore>, runtime: Handle) -> Self {
+        let slice = Mutex::new(None);
+        let has_ended = AtomicBool::new(false);
+        Self(Some(Arc::new(SharedPace { read_slots, runtime, slice, has_ended })))
     }
 
-    /// Does a part of the import, once it is its turn. Blocks.
-    pub fn run_turn<T>(&self, work: impl FnOnce() -> T) -> T {
-        self.take_turn();
-        let _turn = TurnGuard(self);
+    /// Does a part of the import, once one of the slots is free. Blocks.
+    pub fn run_slice<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.begin_slice();
+        let _slice = SliceGuard(self);
         work()
     }
 
@@ -58,47 +59,47 @@ impl ImportPace {
         if self.has_ended() {
             return Err(io::Error::other("the client has disconnected"));
         }
-        self.yield_turn();
+        self.yield_slice();
         Ok(())
     }
 
-    fn yield_turn(&self) {
+    fn yield_slice(&self) {
         let Some(pace) = &self.0 else { return };
-        let is_over = |turn: &ImportTurn| turn.ends_at <= Instant::now();
-        if pace.turn.lock().as_ref().is_some_and(is_over) {
-            self.wait_without_turn(|| ());
+        let is_over = |slice: &ReadSlice| slice.ends_at <= Instant::now();
+        if pace.slice.lock().as_ref().is_some_and(is_over) {
+            self.wait_without_slice(|| ());
         }
     }
 
     /// Waits for something that another import may hold. Meanwhile others go on.
-    pub(super) fn wait_without_turn<T>(&self, wait: impl FnOnce() -> T) -> T {
-        self.end_turn();
+    pub(super) fn wait_without_slice<T>(&self, wait: impl FnOnce() -> T) -> T {
+        self.end_slice();
         let found = wait();
-        self.take_turn();
+        self.begin_slice();
         found
     }
 
-    fn take_turn(&self) {
+    fn begin_slice(&self) {
         let Some(pace) = &self.0 else { return };
         // The semaphore serves the import that has waited longest first.
-        let permit = pace.runtime.block_on(pace.turns.clone().acquire_owned());
-        let ends_at = Instant::now() + TURN_TIME;
-        *pace.turn.lock() = permit.ok().map(|_permit| ImportTurn { _permit, ends_at });
+        let permit = pace.runtime.block_on(pace.read_slots.clone().acquire_owned());
+        let ends_at = Instant::now() + SLICE_TIME;
+        *pace.slice.lock() = permit.ok().map(|_permit| ReadSlice { _permit, ends_at });
     }
 
-    fn end_turn(&self) {
+    fn end_slice(&self) {
         if let Some(pace) = &self.0 {
-            pace.turn.lock().take();
+            pace.slice.lock().take();
         }
     }
 }
 
-/// Ends the turn also if the work panics.
-struct TurnGuard<'a>(&'a ImportPace);
+/// Ends the slice also if the work panics.
+struct SliceGuard<'a>(&'a ImportPace);
 
-impl Drop for TurnGuard<'_> {
+impl Drop for SliceGuard<'_> {
     fn drop(&mut self) {
-        self.0.end_turn();
+        self.0.end_slice();
     }
 }
 
@@ -107,18 +108,18 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn imports_take_turns_and_end_at_a_checkpoint() {
-        let turns = Arc::new(Semaphore::new(1));
-        let long = ImportPace::new(turns.clone(), Handle::current());
-        let short = ImportPace::new(turns.clone(), Handle::current());
+    async fn imports_begin_slices_and_end_at_a_checkpoint() {
+        let read_slots = Arc::new(Semaphore::new(1));
+        let long = ImportPace::new(read_slots.clone(), Handle::current());
+        let short = ImportPace::new(read_slots.clone(), Handle::current());
         let worker = long.clone();
         let work = tokio::task::spawn_blocking(move || {
-            worker.run_turn(|| while worker.checkpoint().is_ok() {});
+            worker.run_slice(|| while worker.checkpoint().is_ok() {});
         });
-        tokio::task::spawn_blocking(move || short.run_turn(|| ())).await.unwrap();
+        tokio::task::spawn_blocking(move || short.run_slice(|| ())).await.unwrap();
         assert!(!work.is_finished());
         long.end();
         work.await.unwrap();
-        assert_eq!(turns.available_permits(), 1);
+        assert_eq!(read_slots.available_permits(), 1);
     }
 }

@@ -101,7 +101,7 @@ impl JsonCursor {
     }
 
     /// Goes to the next entry of a list or an object. Returns whether there is one; otherwise the
-    /// cursor is behind the list. `is_first` begins as true.
+    /// cursor is after the list. `is_first` begins as true.
     pub(super) fn next_entry(
         &mut self,
         closing: u8,
@@ -145,7 +145,7 @@ impl JsonCursor {
     }
 
     /// Reads a value; `None` if its text is longer than `limit`, or if it consists of more than
-    /// [`MAX_VALUES`]. The cursor is behind it then, too.
+    /// [`MAX_VALUES`]. The cursor is after it then, too.
     pub(super) fn read_value(
         &mut self,
         limit: usize,
@@ -178,7 +178,7 @@ impl JsonCursor {
         RawValue::from_string(text).map(Some).map_err(|error| value_error(&error, start))
     }
 
-    /// Goes to the end of a string, from behind its first quote.
+    /// Goes to the end of a string, from after its first quote.
     fn skip_string(&mut self) -> Result<(), JsonFileError> {
         loop {
             self.require_byte()?;

@@ -188,7 +188,7 @@ async fn deleting_my_data_removes_only_the_callers_data() {
     let again = fetch(own.request(Method::DELETE, "/api/me/data")).await.data();
     assert_eq!(again, json!({"deletedSessions": 0, "deletedMessages": 0, "deletedProjects": 0}));
     let admins = fetch(server.with_key(&root).request(Method::DELETE, "/api/me/data")).await.data();
-    assert_eq!(admins["deletedSessions"], 0, "an admin deletes nobody else's");
+    assert_eq!(admins["deletedSessions"], 0, "an admin deletes only their own");
 }
 
 #[tokio::test]

@@ -54,7 +54,7 @@ async fn idle_connections_do_not_keep_others_out() {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let ready = client.get(format!("{}/health/ready", server.base)).send();
     assert_eq!(within_deadline(ready).await.unwrap().status(), 200);
-    // Streams are in use, so they stay, and what is over the limit is told so.
+    // Streams are in use, so they stay, and requests over the limit are refused.
     let mut streams = Vec::new();
     let refused = within_deadline(async {
         loop {

@@ -297,7 +297,7 @@ async fn jwks_is_fetched_once_and_again_after_rotation() {
     let (first, second) = (Signer::rsa("one"), Signer::ec("two"));
     let issuer = Issuer::start(&[&first]).await;
     let server = issuer.server(Duration::ZERO).await;
-    assert_eq!(issuer.fetch_count(), 0, "nobody has asked yet");
+    assert_eq!(issuer.fetch_count(), 0, "no key set was fetched yet");
     for _ in 0..3 {
         assert_eq!(list_sessions(&server, &first.token(&claims())).await.status, 200);
     }

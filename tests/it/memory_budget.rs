@@ -3,7 +3,7 @@
 
 use crate::images::png;
 use echoic::domain::content::MessageBody;
-use echoic::domain::memory::{MemoryOptions, MemoryStrategy as Way, STRATEGY_NAMES};
+use echoic::domain::memory::{MemoryOptions, MemoryStrategy, STRATEGY_NAMES};
 use echoic::domain::message::MessageParts;
 use echoic::domain::model::TokenVocabulary;
 use echoic::domain::project::GenerationStatus;
@@ -313,7 +313,7 @@ fn check_prompt(case: &BudgetCase, assembled: &AssembledPrompt) {
     assert!(verbatim + of_recalled <= most);
     assert!(of_recalled <= memory.recall_tokens.unwrap_or(u32::MAX));
     assert!(common.iter().all(|piece| piece.tokens + 4 <= most / 2));
-    if memory.strategy == Some(Way::Window) {
+    if memory.strategy == Some(MemoryStrategy::Window) {
         assert!(recent.len() <= memory.last_messages.unwrap_or(20) as usize);
     }
 }
@@ -376,7 +376,7 @@ fn prompt_and_reply_fit_and_newest_message_is_included() {
         number.set(number.get() + 1);
         let name = format!("s{}", number.get());
         let defaults = MemoryDefaults {
-            strategy: Way::Auto,
+            strategy: MemoryStrategy::Auto,
             max_tokens: None,
             context_window: Some(case.window),
             model: "gpt-4o".to_owned(),
@@ -385,14 +385,14 @@ fn prompt_and_reply_fit_and_newest_message_is_included() {
         let TestMessage { text, images, .. } = &case.next;
         let parts = parts(*images);
         let size = MessageSize::measure(text, &parts, tokens::count_tokens(text));
-        let surely_fits = memory.definitely_fits(&case.settings, size);
+        let definitely_fits = memory.definitely_fits(&case.settings, size);
         let pictures = echoic::domain::image::find_images(&parts);
         let incoming = PlanInput { text, tokens: size.tokens, images: &pictures, extra_tokens: 0 };
         let plan = match memory.plan_prompt(&case.settings, Some(incoming)) {
             Ok(plan) => plan,
             Err(error) => {
                 assert_eq!(error.kind, ErrorKind::ContextTooLong);
-                assert!(!surely_fits, "what surely fits can be planned: {error}");
+                assert!(!definitely_fits, "what definitely fits can be planned: {error}");
                 let system = prompts.render_system(case.settings.system_prompt.as_deref()).unwrap();
                 let [least, _] = image_token_bounds(&case.settings);
                 let alone = [(system.as_str(), 0), (text, *images)].into_iter();

@@ -3,7 +3,7 @@
 
 use crate::store_contract::{EmptyStore, sqlite};
 use echoic::domain::content::MessageBody;
-use echoic::domain::memory::{MemoryOptions, MemoryStrategy as Way};
+use echoic::domain::memory::{MemoryOptions, MemoryStrategy};
 use echoic::domain::message::MessageParts;
 use echoic::domain::principal::AccessLevel;
 use echoic::domain::session::SessionSettings;
@@ -23,14 +23,20 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 struct PrefixCase {
     turns: Vec<(usize, usize)>,
-    strategy: Way,
+    strategy: MemoryStrategy,
     most: u32,
     recalled: Option<u32>,
 }
 
 fn prefix_case() -> impl Strategy<Value = PrefixCase> {
     let size = || prop_oneof![8 => 1usize..60, 1 => 60usize..300];
-    let ways = [Way::Auto, Way::Token, Way::Buffer, Way::Summary, Way::Recall];
+    let ways = [
+        MemoryStrategy::Auto,
+        MemoryStrategy::Token,
+        MemoryStrategy::Buffer,
+        MemoryStrategy::Summary,
+        MemoryStrategy::Recall,
+    ];
     let asked =
         (proptest::sample::select(ways.to_vec()), 600u32..2500, proptest::option::of(0u32..500));
     (proptest::collection::vec((size(), size()), 20..40), asked).prop_map(
@@ -129,7 +135,7 @@ fn window(assembled: &AssembledPrompt) -> u32 {
 async fn prompt_extends_the_previous_one_until_window_is_full() {
     let EmptyStore { store, .. } = &sqlite().await.unwrap();
     let defaults = MemoryDefaults {
-        strategy: Way::Auto,
+        strategy: MemoryStrategy::Auto,
         max_tokens: None,
         context_window: None,
         model: "gpt-4o".to_owned(),

@@ -179,11 +179,7 @@ async fn active_path_omits_other_branches_and_view_all_has_them() {
     let refused = server.get(&format!("/api/chat-sessions/{session}/messages{off_path}")).await;
     assert_eq!(refused.failure(), (400, "invalid_request"));
     let query = format!("?before={}", c.as_str().unwrap());
-    assert_eq!(
-        page(&server, &session, &query).await.0,
-        "ab",
-        "before a message stands its own past"
-    );
+    assert_eq!(page(&server, &session, &query).await.0, "ab", "a message comes after its own past");
 
     let f = send("f", b.clone()).await;
     let root = send("g", Value::Null).await;

@@ -99,7 +99,7 @@ async fn read_rest(events: &mut ProviderEvents) -> (String, Vec<FinishReason>, O
         for event in batch.unwrap() {
             match event {
                 ProviderEvent::Text(text) => {
-                    assert!(ends.is_empty(), "text behind the end: {text}");
+                    assert!(ends.is_empty(), "text after the end: {text}");
                     said.push_str(&text);
                 }
                 ProviderEvent::Finish(reason) => ends.push(reason),
@@ -123,14 +123,14 @@ async fn reply_ends_with_finish_reason_and_usage(provider: &dyn Provider) {
 }
 
 async fn concurrent_replies_do_not_mix(provider: &dyn Provider) {
-    let told = (0..8).map(async |number| {
+    let replies = (0..8).map(async |number| {
         let mut events =
             within_deadline(provider.open_stream(&prompt_with(&format!("<{number}>"))))
                 .await
                 .unwrap();
         read_rest(&mut events).await.0
     });
-    for (number, said) in futures::future::join_all(told).await.into_iter().enumerate() {
+    for (number, said) in futures::future::join_all(replies).await.into_iter().enumerate() {
         let heard: Vec<_> = (0..8).filter(|other| said.contains(&format!("<{other}>"))).collect();
         assert_eq!(heard, [number], "{said}");
     }
@@ -200,7 +200,7 @@ fn text(text: &str) -> Result<ProviderEvent, ProviderError> {
 
 #[tokio::test]
 async fn reply_is_text_then_finish_reason_then_usage() {
-    let told = outcome(|mut call| {
+    let events = outcome(|mut call| {
         assert_eq!(
             call.request["messages"],
             json!([{"role": "system", "content": "s"}, {"role": "user", "content": "u"}])
@@ -211,16 +211,16 @@ async fn reply_is_text_then_finish_reason_then_usage() {
     })
     .await
     .unwrap();
-    let said: String = told
+    let text: String = events
         .iter()
         .filter_map(|event| {
             if let Ok(ProviderEvent::Text(text)) = event { Some(text.as_str()) } else { None }
         })
         .collect();
-    assert_eq!(said, "Hello");
+    assert_eq!(text, "Hello");
     let usage = Usage { prompt_tokens: 5, completion_tokens: 2, ..Usage::default() };
     assert_eq!(
-        told[told.len() - 2..],
+        events[events.len() - 2..],
         [Ok(ProviderEvent::Finish(FinishReason::Stop)), Ok(ProviderEvent::Usage(usage))]
     );
 }
@@ -243,26 +243,26 @@ async fn cut_connection_errors_after_the_partial_text() {
 
 #[tokio::test]
 async fn clean_end_without_finish_reason_reports_none() {
-    let told = outcome(|mut call| {
+    let events = outcome(|mut call| {
         call.text("half");
         call.end();
     })
     .await
     .unwrap();
-    assert_eq!(told, [text("half")]);
+    assert_eq!(events, [text("half")]);
 }
 
 #[tokio::test]
 async fn unreadable_event_errors_after_the_partial_text() {
-    let told = outcome(|mut call| {
+    let events = outcome(|mut call| {
         call.text("half");
         call.raw("data: {\"choices\":[{\"delta\":{\"conte\n\ndata: [DONE]\n\n");
     })
     .await
     .unwrap();
-    assert_eq!(told[0], text("half"));
-    assert_eq!(told[1].as_ref().unwrap_err().kind, ProviderErrorKind::BadResponse);
-    assert_eq!(told.len(), 2);
+    assert_eq!(events[0], text("half"));
+    assert_eq!(events[1].as_ref().unwrap_err().kind, ProviderErrorKind::BadResponse);
+    assert_eq!(events.len(), 2);
 }
 
 #[tokio::test]
@@ -284,7 +284,7 @@ async fn error_is_recognized_in_every_wrapping() {
         let body = error.clone();
         let error = match outcome(move |call| script(call, body)).await {
             Err(error) => error,
-            Ok(told) => told.into_iter().last().unwrap().unwrap_err(),
+            Ok(events) => events.into_iter().last().unwrap().unwrap_err(),
         };
         assert!(error.message.ends_with("overloaded"), "{what}: {error}");
         assert_eq!(error.kind, ProviderErrorKind::BadResponse, "{what}");
@@ -300,8 +300,8 @@ async fn errors_never_show_credentials() {
     // The body of an authentication error may contain the key, so not even its message is passed
     // on.
     for status in [401, 403] {
-        let told = shown(status, "Incorrect API key provided: sk-se***et").await;
-        assert_eq!(told, "the provider refused the server's credentials");
+        let message = shown(status, "Incorrect API key provided: sk-se***et").await;
+        assert_eq!(message, "the provider refused the server's credentials");
     }
     assert_eq!(
         shown(500, "no quota for sk-secret or sk-other at https://10.0.0.7/admin, sorry").await,
@@ -323,8 +323,8 @@ async fn html_error_page_is_not_repeated() {
     assert_eq!(error.message, "the provider refused the server's credentials");
     // Nor does HTML with status 200, whatever its content type.
     for kind in [html, "text/event-stream", "application/json"] {
-        let told = outcome(|call| call.answer(200, kind, page)).await.unwrap();
-        let [Err(error)] = told.as_slice() else { panic!("{kind}: {told:?}") };
+        let events = outcome(|call| call.answer(200, kind, page)).await.unwrap();
+        let [Err(error)] = events.as_slice() else { panic!("{kind}: {events:?}") };
         assert_eq!(error.message, "the provider's response could not be parsed", "{kind}");
         assert_eq!(error.kind, ProviderErrorKind::BadResponse, "{kind}");
     }
@@ -344,14 +344,14 @@ async fn large_event_in_small_chunks_is_read() {
         "data: {}\n\n",
         json!({"choices": [{"delta": {"content": big}, "finish_reason": "stop"}]})
     );
-    let told = outcome(move |mut call| {
+    let events = outcome(move |mut call| {
         for piece in event.as_bytes().chunks(1000) {
             call.raw(piece.to_vec());
         }
     })
     .await
     .unwrap();
-    assert_eq!(told, [text(&"x".repeat(4 << 20)), Ok(ProviderEvent::Finish(FinishReason::Stop))]);
+    assert_eq!(events, [text(&"x".repeat(4 << 20)), Ok(ProviderEvent::Finish(FinishReason::Stop))]);
 }
 
 #[tokio::test]

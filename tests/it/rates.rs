@@ -107,7 +107,7 @@ async fn concurrent_replies_per_user_are_capped() {
     let refused = fetch(say(&ann, json!({"message": "3"}))).await;
     assert_eq!(refused.failure(), (429, "rate_limited"));
     assert_eq!(refused.header("retry-after"), "1");
-    assert_eq!(refused.header("ratelimit-limit"), "60", "the user's rate stands beside it");
+    assert_eq!(refused.header("ratelimit-limit"), "60", "the user's rate applies as well");
     assert_eq!(say(&ben, json!({"message": "1"})).send().await.unwrap().status(), 200);
     let _call = server.upstream.call().await;
     call.reply("done");

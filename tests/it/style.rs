@@ -77,18 +77,26 @@ const ALLOWED_PHRASES: &[&str] = &["there is none", "there are none", "that is n
 
 const MAX_TEST_NAME: usize = 60;
 const MAX_COMMENT_COLUMNS: usize = 100;
+const MAX_FUNCTION_LINES: usize = 80;
+/// Longer functions are rare, and have a reason.
+const LONG_FUNCTION_LINES: usize = 60;
+const MAX_LONG_FUNCTIONS: usize = 5;
 
 /// Folders that are checked, and files of the project's root.
-const FOLDERS: &[&str] = &["src", "tests", "benches", "web/js", "docs", "prompts"];
-const ROOT_FILES: &[&str] = &["README.md", "CHANGELOG.md", "CONTRIBUTING.md"];
+const FOLDERS: &[&str] =
+    &["src", "tests", "benches", "web", "docs", "prompts", "fuzz", "examples", "deploy"];
+const ROOT_FILES: &[&str] =
+    &["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "Cargo.toml", "justfile"];
 const SKIPPED_FOLDERS: &[&str] = &["node_modules", "snapshots", "target", "__pycache__"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Rust,
+    /// Also TypeScript and style sheets.
     JavaScript,
-    /// Python and shell, whose comments begin with `#`.
+    /// Python, shell and settings, whose comments begin with `#`.
     Script,
+    Sql,
     Markdown,
 }
 
@@ -104,8 +112,9 @@ impl SourceFile {
         let name = path.file_name()?.to_str()?;
         let kind = match name.trim_end_matches(".j2").rsplit('.').next()? {
             "rs" => Kind::Rust,
-            "js" | "mjs" => Kind::JavaScript,
-            "py" | "run" => Kind::Script,
+            "js" | "mjs" | "ts" | "css" => Kind::JavaScript,
+            "py" | "run" | "sh" | "toml" | "yml" | "txt" | "justfile" => Kind::Script,
+            "sql" => Kind::Sql,
             "md" => Kind::Markdown,
             _ => return None,
         };
@@ -125,6 +134,7 @@ impl SourceFile {
             // Templates of prompts are Markdown with tags.
             Kind::Markdown => (!line.starts_with("{%")).then_some(line),
             Kind::Script => line.strip_prefix("# "),
+            Kind::Sql => line.strip_prefix("-- "),
             Kind::Rust | Kind::JavaScript => {
                 let block = self.kind == Kind::JavaScript && line.starts_with(['*', '/']);
                 if line.starts_with("//") || block {
@@ -260,6 +270,47 @@ fn lists_of_exceptions_are_up_to_date() {
     );
 }
 
+/// The name and the number of lines of each function, as rustfmt lays them out.
+fn function_lengths(code: &str) -> Vec<(&str, usize)> {
+    const MODIFIERS: &[&str] = &["pub", "const", "async", "unsafe"];
+    let lines: Vec<&str> = code.lines().collect();
+    let mut lengths = Vec::new();
+    for (start, line) in lines.iter().enumerate() {
+        let Some((before, name)) = line.split_once("fn ") else { continue };
+        // `pub(in crate::store)` is two words.
+        let is_modifier = |word: &str| {
+            MODIFIERS.contains(&word) || word.starts_with("pub(") || word.ends_with(')')
+        };
+        if !before.split_whitespace().all(is_modifier) {
+            continue;
+        }
+        // A signature ends with its body's brace, with `;` in a trait, or with a body in one line.
+        let signature_end = lines[start..].iter().find(|line| line.ends_with(['{', ';', '}']));
+        if signature_end.is_some_and(|line| line.ends_with('{')) {
+            let indent = before.len() - before.trim_start().len();
+            let body_end = format!("{:indent$}}}", "");
+            let length = lines[start..].iter().position(|line| *line == body_end).unwrap_or(0) + 1;
+            lengths.push((identifier(name), length));
+        }
+    }
+    lengths
+}
+
+#[test]
+fn functions_are_short() {
+    let mut long = Vec::new();
+    for file in files().iter().filter(|file| file.path.starts_with("src/")) {
+        for (name, lines) in function_lengths(file.code()) {
+            assert!(lines <= MAX_FUNCTION_LINES, "{}: {name} has {lines} lines", file.path);
+            if lines > LONG_FUNCTION_LINES {
+                long.push(format!("{}: {name} has {lines} lines", file.path));
+            }
+        }
+    }
+    assert!(!long.is_empty(), "no function was found");
+    assert!(long.len() <= MAX_LONG_FUNCTIONS, "shorten some of these:\n{}", long.join("\n"));
+}
+
 #[test]
 fn test_names_are_short() {
     let mut wrong = Vec::new();
@@ -303,6 +354,15 @@ fn comment_lines_fit_the_width() {
         }
     }
     assert_none(&wrong);
+}
+
+#[test]
+fn tests_do_not_sleep_in_threads() {
+    // Clippy forbids it elsewhere. In tests its list is off, for the tasks that they spawn.
+    let call = ["thread::", "sleep("].concat();
+    let tests = files().iter().filter(|file| file.path.starts_with("tests/it/"));
+    let wrong = tests.filter(|file| file.text.contains(&call));
+    assert_none(&wrong.map(|file| file.path.clone()).collect::<Vec<_>>());
 }
 
 /// The first words of the sentences in a line.

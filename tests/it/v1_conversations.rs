@@ -114,7 +114,7 @@ async fn deleted_last_item_leaves_the_path_but_keeps_its_message() {
     };
     let (first, third) = (item(0).await, item(2).await);
     let line = error(&server.delete(&item(1).await).await);
-    assert_eq!(line, (400, Value::Null, json!("item_id")), "what follows stands on it");
+    assert_eq!(line, (400, Value::Null, json!("item_id")), "later items depend on it");
     let left = server.delete(&third).await.body;
     assert_eq!((&left["id"], &left["object"]), (&json!(id), &json!("conversation")));
     server.post(&route, json!({"items": [message("user", "four")]})).await;

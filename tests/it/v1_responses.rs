@@ -39,7 +39,7 @@ fn text(response: &Value) -> &str {
 #[track_caller]
 pub fn error(reply: &ApiResponse) -> (u16, &str, &Value, &Value) {
     let error = &reply.body["error"];
-    assert!(error["message"].as_str().is_some_and(|told| !told.is_empty()), "{}", reply.body);
+    assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()), "{}", reply.body);
     (reply.status, error["type"].as_str().unwrap(), &error["code"], &error["param"])
 }
 
@@ -190,14 +190,14 @@ async fn conversation_continues_in_each_dialect_and_is_seen_in_all() {
         ))
         .await
         .body;
-    let told_there = |item: &Value| {
+    let describe_item = |item: &Value| {
         format!(
             "{}: {}",
             item["role"].as_str().unwrap(),
             item["content"][0]["text"].as_str().unwrap()
         )
     };
-    let there: Vec<_> = items["data"].as_array().unwrap().iter().map(told_there).collect();
+    let there: Vec<_> = items["data"].as_array().unwrap().iter().map(describe_item).collect();
     assert_eq!(there, said);
     // The same item, read from the conversation and from the response.
     assert_eq!(items["data"][7], four["output"][0]);

@@ -396,7 +396,7 @@ for attack_name, attack_model in [
 
 @attack()
 async def event_readers(client, deadline):
-    """A thousand event streams that nobody reads, and large messages for them."""
+    """A thousand event streams that are not read, and large messages for them."""
     await client.request("POST", "/api/chat-sessions", {"sessionId": "events"})
     readers = await open_many(client, deadline, 1_000, client.head("GET", "/api/events"), receive_buffer=4096)
 
@@ -425,7 +425,7 @@ async def queued_messages(client, deadline):
 
 @attack(only_long=True)
 async def tickets_and_keys(client, deadline):
-    """Tickets that nobody redeems, idempotency keys that nobody repeats, sessions without end."""
+    """Tickets that are not redeemed, idempotency keys that are not repeated, sessions without end."""
 
     async def create(number):
         kind = number % 3

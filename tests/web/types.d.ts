@@ -261,7 +261,7 @@ type Route =
   | { view: "project"; projectId: string }
   | { view: "projects" };
 
-/** What an edited message replaces: its siblings share `parentId`. */
+/** The message that an edited one replaces. Its siblings share `parentId`. */
 type EditTarget = { id: string; parentId?: string | null };
 
 /** The message that the composer edits, with the new text and images. */
