@@ -29,6 +29,10 @@ test-contract file='':
 test-web:
     tests/run web
 
+# Run attacks next to a neighbor, and memory by input
+test-limits:
+    tests/run limits
+
 # Run the client libraries
 test-clients:
     tests/run clients
