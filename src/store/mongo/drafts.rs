@@ -35,7 +35,7 @@ impl DraftStore for MongoStore {
         _now: Timestamp,
     ) -> Result<ImportDraft> {
         let wanted = &target;
-        let existing = transact!(self, TransactionMode::READ, |tx| {
+        let existing = transact!(self, TransactionMode::DRAFT, |tx| {
             rules::find_import_session(tx, principal, wanted).await
         })?;
         let existing = existing.map(|row| row.session);
@@ -121,7 +121,7 @@ impl MongoStore {
     ) -> Result<StoredIds> {
         let Some((session, _)) = &draft.existing else { return Ok(StoredIds::default()) };
         let (ids, references) = (&ids, &references);
-        transact!(self, TransactionMode::READ, |tx| {
+        transact!(self, TransactionMode::DRAFT, |tx| {
             let mut stored = StoredIds::default();
             // A session that was deleted meanwhile is noticed in the last transaction.
             let Some(row) = tx.load_session(session).await? else { return Ok(stored) };
@@ -145,7 +145,7 @@ impl MongoStore {
     async fn begin_writing(&self, draft: &ImportDraft) -> Result<WrittenDraft> {
         let Some((session, _)) = &draft.existing else {
             let target = &draft.target;
-            let id = transact!(self, TransactionMode::READ, |tx| {
+            let id = transact!(self, TransactionMode::DRAFT, |tx| {
                 rules::choose_new_id(tx, target).await
             })?;
             let key = self.create_draft(&id).await?;
@@ -154,7 +154,7 @@ impl MongoStore {
                 content: SessionDraft::new(&draft.principal.user, &id),
             });
         };
-        let (row, source) = transact!(self, TransactionMode::READ, |tx| {
+        let (row, source) = transact!(self, TransactionMode::DRAFT, |tx| {
             let row = tx.load_session(session).await?.ok_or_else(rules::changed_meanwhile)?;
             rules::ensure_importable(&row)?;
             let key = tx.content_key(session);
@@ -276,7 +276,7 @@ impl MongoStore {
         let key = &draft_key(&draft);
         let source = &row;
         for up_to in path {
-            let part = transact!(self, TransactionMode::READ, |tx| {
+            let part = transact!(self, TransactionMode::DRAFT, |tx| {
                 rules::find_same_session(tx, source).await?;
                 tx.node_messages(source, up_to).await
             });

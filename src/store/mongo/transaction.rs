@@ -129,7 +129,7 @@ impl TransactionMode {
         Self { is_multi_document: false, locks_session: true, timeout: OPERATION_TIMEOUT };
     /// For operations that change nothing; they need not wait for writers.
     pub(super) const READ: Self = Self { locks_session: false, ..Self::WRITE };
-    /// For a step of a draft, which no other writer knows.
+    /// For a step of a draft, which no other writer knows, and for the look-ups of an import.
     pub(super) const DRAFT: Self = Self { timeout: LONG_OPERATION_TIMEOUT, ..Self::READ };
     /// For operations that create or delete a whole session or project. They do not hold the
     /// session's lock; a conflict is found at the commit.
